@@ -1,0 +1,125 @@
+"""The words of the engine: what a step is, what an inventory can do, what a change is.
+
+The engine knows keys and records; it knows nothing of networks or clouds. An inventory knows one kind of thing in
+the world; it knows nothing of steps. A want function is pure; it knows only the context it is handed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+from cocoon_net.records import Instance, Record
+from cocoon_net.spec import Spec
+
+
+class Verb(StrEnum):
+    """What a change does to its key."""
+
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
+
+
+class Origin(StrEnum):
+    """How a thing came to be ours to look after."""
+
+    CREATED = "created"
+    """We made it."""
+    FOUND = "found"
+    """It was there before us; we may have changed it, and ``before`` says how it was."""
+    ADOPTED = "adopted"
+    """The operator said that it stays: never deleted by us, whatever marks it carries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """The world is between two states at this key; ``why`` reads after "waiting for": ``eni-3 to attach``."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference, and the one side effect that would remove it."""
+
+    step: str
+    key: str
+    verb: Verb
+    want: Record | None
+    seen: Record | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the ledger: a thing we look after, as last seen, and how it was before our first change."""
+
+    step: str
+    key: str
+    origin: Origin
+    record: Record
+    before: Record | None = None
+
+
+Ledger = Mapping[tuple[str, str], Row]
+"""(step, key) -> Row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """All that a want function or an inventory may know besides the world itself."""
+
+    spec: Spec
+    instance: Instance | None
+    """None where the cloud was never asked (adopting a node while the cloud is away, importing a Go node)."""
+    ledger: Ledger
+    lineage: str
+    """One provisioning of one node, from its first init to the end of its teardown."""
+    now: datetime
+
+    def records(self, step: str) -> dict[str, Any]:
+        """Return what the ledger knows of ``step``: key -> record, sorted by key."""
+        return {row.key: row.record for (name, _), row in sorted(self.ledger.items()) if name == step}
+
+
+Seen = Mapping[str, Record | Busy]
+"""What an inventory observed; a key that is missing is absent in the world."""
+
+Wanted = Mapping[str, Record]
+"""What a step wants; a key that is missing is not wanted."""
+
+Want = Callable[[Context, Mapping[str, Record]], Wanted]
+"""Computes what is wanted from the context and what was just observed (busy keys left out). Pure."""
+
+
+class Inventory(Protocol):
+    """One kind of thing in the world."""
+
+    def observe(self, cx: Context) -> Seen:
+        """Look. Returns every key in our keyspace that exists. Raises WorldError; an empty answer means empty."""
+        ...
+
+    def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
+        """Make one side effect; never sleep, never retry. Returns what the journal should note (ids, request id).
+
+        ``token`` is the same for the same wish however often it is asked: hand it to the API where it takes one.
+        "Already done" is success. Raises WorldError, of which a ``retryable`` one sends the runner back to observe.
+        Called from several threads at once for different keys.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A state of the machine: which inventory it looks at, and what it wants there."""
+
+    name: str
+    inventory: str
+    want: Want
+    prune: bool = False
+    """Whether keys that are ours and not wanted are deleted on the way up, too."""
+    part_of: str = ""
+    """The step whose thing of the same key takes this one along when it is deleted."""

@@ -1,0 +1,225 @@
+"""The one SQLite database of a node, and the locks of whoever acts.
+
+WAL with ``synchronous=FULL``: a committed transaction is on the disk (https://www.sqlite.org/pragma.html). Every
+migration is recorded by sqlite-utils and never edited once released. Times are RFC 3339 text in UTC where people
+read them, and integer seconds in the DHCP tables, which the hot path reads back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cocoon_net.errors import Locked, Refused, StoreError
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+SCHEMA = "cocoon_net"
+
+_ENGINE = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY,
+    workflow TEXT NOT NULL,
+    lineage TEXT NOT NULL,
+    state TEXT NOT NULL,            -- planned, a step's name, done, abandoned
+    reason TEXT NOT NULL DEFAULT '',-- why it is parked; JSON of the error, '' when it is not
+    spec TEXT NOT NULL,             -- JSON
+    instance TEXT,                  -- JSON of the facts, NULL where the cloud was not asked
+    plan TEXT NOT NULL,             -- the resolved workflow: an upgrade cannot change a run in flight
+    version TEXT NOT NULL,
+    started_by TEXT NOT NULL,
+    started_at TEXT NOT NULL,
+    updated_at TEXT NOT NULL,
+    seconds REAL NOT NULL DEFAULT 0 -- time spent acting, over all its processes
+) STRICT;
+
+CREATE TABLE visits (               -- one row per step of a run
+    run TEXT NOT NULL REFERENCES runs(id),
+    step TEXT NOT NULL,
+    entered_at TEXT NOT NULL,
+    settled_at TEXT,
+    looks INTEGER NOT NULL DEFAULT 0,
+    changes INTEGER NOT NULL DEFAULT 0,
+    seconds REAL NOT NULL DEFAULT 0,
+    waiting TEXT NOT NULL DEFAULT '',
+    error TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (run, step)
+) STRICT;
+
+CREATE TABLE calls (                -- what a run asked of the cloud, counted
+    run TEXT NOT NULL REFERENCES runs(id),
+    step TEXT NOT NULL,
+    action TEXT NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (run, step, action)
+) STRICT;
+
+CREATE TABLE operations (           -- the journal: the intent before the act, the outcome after
+    id INTEGER PRIMARY KEY,
+    run TEXT NOT NULL REFERENCES runs(id),
+    lineage TEXT NOT NULL,
+    step TEXT NOT NULL,
+    key TEXT NOT NULL,
+    verb TEXT NOT NULL,
+    token TEXT NOT NULL,
+    want TEXT,
+    seen TEXT,
+    intended_at TEXT NOT NULL,
+    ended_at TEXT,
+    outcome TEXT NOT NULL DEFAULT 'pending', -- pending, done, failed, unknown; resolved: a later look answered it
+    code TEXT NOT NULL DEFAULT '',
+    message TEXT NOT NULL DEFAULT '',
+    request_id TEXT NOT NULL DEFAULT '',
+    details TEXT NOT NULL DEFAULT '{}',
+    settled INTEGER NOT NULL DEFAULT 0       -- its step has come to rest since
+) STRICT;
+CREATE INDEX operations_of_key ON operations (lineage, step, key);
+CREATE INDEX operations_of_run ON operations (run, id);
+
+CREATE TABLE ledger (               -- what we look after
+    step TEXT NOT NULL,
+    key TEXT NOT NULL,
+    origin TEXT NOT NULL,
+    record TEXT NOT NULL,
+    before TEXT,
+    updated_at TEXT NOT NULL,
+    PRIMARY KEY (step, key)
+) STRICT;
+"""
+
+_DHCP = """
+"""
+
+
+def _statements(script: str) -> Callable[[Database], None]:
+    """Run a script statement by statement: ``executescript`` would commit the migration's transaction."""
+
+    def migrate(database: Database) -> None:
+        pending = ""
+        for line in script.splitlines(keepends=True):
+            pending += line
+            if sqlite3.complete_statement(pending):
+                database.execute(pending)
+                pending = ""
+
+    return migrate
+
+
+MIGRATIONS: dict[str, Callable[[Database], None]] = {
+    "0001_engine": _statements(_ENGINE),
+    "0002_dhcp": _statements(_DHCP),
+}
+
+
+def open_database(path: Path) -> Database:
+    """Open (and create, mode 0600) the database at ``path``, migrated to this version's schema.
+
+    Raises Refused when it may not be written, StoreError when it cannot be, is damaged, or is of a newer version.
+    """
+    from sqlite_utils import Database
+
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except PermissionError as error:
+        raise Refused(f"{path} cannot be written: {error.strerror}", hint="run as root") from error
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be written: {error.strerror}",
+            hint="give --state-dir a directory that can be written",
+        ) from error
+    connection = sqlite3.connect(path, timeout=10.0, check_same_thread=False)
+    try:
+        tune(connection)
+        database = Database(connection)
+        _migrate(database, path)
+    except sqlite3.Error as error:
+        connection.close()
+        raise StoreError(
+            f"{path} cannot be used: {error}",
+            hint="keep the file, and see 'A damaged database' in docs/operations.md",
+        ) from error
+    except BaseException:
+        connection.close()
+        raise
+    return database
+
+
+def open_memory() -> Database:
+    """Open an empty database in memory, for looking at a node that has none."""
+    from sqlite_utils import Database
+
+    database = Database(sqlite3.connect(":memory:", check_same_thread=False))
+    _migrate(database, Path(":memory:"))
+    return database
+
+
+def tune(connection: sqlite3.Connection) -> None:
+    """Set what every connection to the database needs: WAL, FULL, foreign keys, a bounded wait for the writer."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA busy_timeout = 10000")
+
+
+def _migrate(database: Database, path: Path) -> None:
+    from sqlite_utils import Migrations
+
+    known = Migrations(SCHEMA)
+    for name, migration in MIGRATIONS.items():
+        known(name=name)(migration)
+    newer = sorted({m.name for m in known.applied(database)} - set(MIGRATIONS))
+    if newer:
+        raise StoreError(
+            f"{path} was written by a newer cocoon-net: it has {', '.join(newer)}",
+            hint="install that version again, or restore the backup it made before it upgraded the database",
+        )
+    pending = known.pending(database)
+    if pending and len(pending) < len(MIGRATIONS):
+        backup = sqlite3.connect(path.with_suffix(f".before-{pending[0].name}"))
+        with contextlib.closing(backup):
+            database.conn.backup(backup)
+    known.apply(database)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, what: str, owner: str, hint: str = "") -> Iterator[None]:
+    """Hold an exclusive lock on ``path`` and write into it who we are; the kernel frees it when we die.
+
+    ``owner`` is one line for people ("init, pid 71"). Raises Locked with the other one's line.
+    """
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except PermissionError as error:
+        raise Refused(f"{path} cannot be written: {error.strerror}", hint="run as root") from error
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be written: {error.strerror}",
+            hint="give --state-dir a directory that can be written",
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = os.pread(descriptor, 4096, 0).decode(errors="replace").strip()
+            raise Locked(
+                f"{what}: {other or 'somebody'} holds {path}",
+                hint=hint or "wait for it, or stop it",
+                owner=other,
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, (json.dumps({"owner": owner, "pid": os.getpid()}) + "\n").encode(), 0)
+        yield
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,72 @@
+"""The database and the locks: what can go wrong with a file, and what is promised of it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cocoon_net.errors import Locked, StoreError
+from cocoon_net.store import MIGRATIONS, locked, open_database
+
+
+def test_a_directory_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match="cannot be written") as raised:
+        open_database(tmp_path / "file" / "cocoon-net.db")
+    assert "--state-dir" in raised.value.hint
+
+
+def test_a_file_that_is_no_database_is_kept_and_named(tmp_path: Path) -> None:
+    path = tmp_path / "cocoon-net.db"
+    path.write_bytes(b"not a database" * 1000)
+    with pytest.raises(StoreError, match="cannot be used"):
+        open_database(path)
+    assert path.read_bytes() == b"not a database" * 1000
+
+
+def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cocoon-net.db"
+    open_database(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('cocoon_net', '9999_future', '')"
+        )
+    with pytest.raises(StoreError, match="written by a newer cocoon-net: it has 9999_future"):
+        open_database(path)
+
+
+def test_the_database_is_private_durable_and_migrated(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "cocoon-net.db"
+    database = open_database(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert database.execute("PRAGMA synchronous").fetchone() == (2,)
+    applied = [row["name"] for row in database.query("SELECT name FROM _sqlite_migrations ORDER BY id")]
+    assert applied == list(MIGRATIONS)
+    database.close()
+    open_database(path).close()
+
+
+def test_a_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "run.lock"
+    code = (
+        "import sys, time; from pathlib import Path; from cocoon_net.store import locked\n"
+        f"with locked(Path({str(path)!r}), what='init cannot start', owner='init of a test'):\n"
+        "    print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(Locked, match=f"init of a test.*{holder.pid}") as raised, locked(path, what="x", owner="y"):
+            pass
+        assert raised.value.exit_code == os.EX_TEMPFAIL
+        holder.kill()
+    with locked(path, what="x", owner="y"):
+        assert '"owner": "y"' in path.read_text()
+    assert path.read_text() == ""
