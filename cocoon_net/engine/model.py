@@ -121,5 +121,7 @@ class Step:
     want: Want
     prune: bool = False
     """Whether keys that are ours and not wanted are deleted on the way up, too."""
+    restores: bool = True
+    """Whether a teardown puts back what we changed on a thing that was there before us."""
     part_of: str = ""
     """The step whose thing of the same key takes this one along when it is deleted."""

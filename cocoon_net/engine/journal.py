@@ -1,0 +1,344 @@
+"""The journal and the ledger: the only memory of the engine.
+
+Rules it keeps: the intent is committed before the act and the outcome after it; a step's rows, its settling and the
+move of the machine are one transaction; nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from cocoon_net.engine.machine import ABANDONED, DONE, PLANNED
+from cocoon_net.engine.model import Change, Ledger, Origin, Row, Verb
+from cocoon_net.engine.workflow import Plan
+from cocoon_net.errors import CocoonError, StoreError, WorldError
+from cocoon_net.records import Instance, Record, decode, encode
+from cocoon_net.spec import Spec
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as its row says."""
+
+    id: str
+    workflow: str
+    lineage: str
+    state: str
+    reason: Mapping[str, Any]
+    """Why it is parked: ``error``, ``message``, ``hint``, ``step``, ``key``, ``code``; empty when it is not."""
+    spec: Spec
+    instance: Instance | None
+    plan: Plan
+    version: str
+    started_by: str
+    started_at: str
+    updated_at: str
+    seconds: float
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is done or abandoned."""
+        return self.state in (DONE, ABANDONED)
+
+
+class Journal:
+    """Reads and writes runs, visits, operations and the ledger. Used from one thread."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make what is written inside one commit; a full or read-only disk becomes a StoreError."""
+        try:
+            with self._db.atomic():
+                yield
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"the journal cannot be written: {error}",
+                hint="make room in the state directory, then give the same command again: nothing is lost",
+            ) from error
+
+    # Runs
+
+    def start(self, plan: Plan, spec: Spec, instance: Instance | None, *, version: str, by: str, now: datetime) -> Run:
+        """Write a new run down, in the lineage that is open or in a new one, and return it."""
+        lineage = self.lineage() or secrets.token_hex(8)
+        run = f"{plan.name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        with self.transaction():
+            self._db.table("meta").upsert({"name": "lineage", "value": lineage}, pk="name")
+            self._db.table("runs").insert(
+                {
+                    "id": run,
+                    "workflow": plan.name,
+                    "lineage": lineage,
+                    "state": PLANNED,
+                    "spec": json.dumps(spec.as_json()),
+                    "instance": json.dumps(encode(instance)) if instance else None,
+                    "plan": json.dumps(plan.as_json()),
+                    "version": version,
+                    "started_by": by,
+                    "started_at": _text(now),
+                    "updated_at": _text(now),
+                }
+            )
+        return self.run(run)
+
+    def lineage(self) -> str:
+        """Return the lineage that is open, empty when a teardown ended the last one."""
+        return self.note("lineage")
+
+    def note(self, name: str) -> str:
+        """Return a small fact of this node (table ``meta``), empty when it was never noted."""
+        rows = list(self._db.query("SELECT value FROM meta WHERE name = ?", [name]))
+        return str(rows[0]["value"]) if rows else ""
+
+    def run(self, run: str) -> Run:
+        """Return the run of this id; KeyError if there is none."""
+        rows = list(self._db.query("SELECT * FROM runs WHERE id = ?", [run]))
+        if not rows:
+            raise KeyError(run)
+        return _run(rows[0])
+
+    def runs(self) -> list[Run]:
+        """Return all runs, the newest first."""
+        return [_run(row) for row in self._db.query("SELECT * FROM runs ORDER BY rowid DESC")]
+
+    def unfinished(self) -> Run | None:
+        """Return the run that is neither done nor abandoned; there is at most one."""
+        rows = self._db.query(
+            "SELECT * FROM runs WHERE state NOT IN (?, ?) ORDER BY rowid DESC LIMIT 1", [DONE, ABANDONED]
+        )
+        return next((_run(row) for row in rows), None)
+
+    def latest(self, *workflows: str) -> Run | None:
+        """Return the newest run of these workflows that is done."""
+        return next((run for run in self.runs() if run.workflow in workflows and run.state == DONE), None)
+
+    def moved(self, run: str, state: str, now: datetime) -> None:
+        """Write the machine's new state down; a teardown that is done ends the lineage."""
+        with self.transaction():
+            self._db.execute(
+                "UPDATE runs SET state = ?, reason = '', updated_at = ? WHERE id = ?", [state, _text(now), run]
+            )
+            if state == DONE:
+                self._db.execute(
+                    "DELETE FROM meta WHERE name = 'lineage' AND EXISTS "
+                    "(SELECT 1 FROM runs WHERE id = ? AND workflow = 'teardown')",
+                    [run],
+                )
+
+    def park(self, run: str, step: str, error: CocoonError, seconds: float, now: datetime) -> None:
+        """Note why a run stopped short, in its row and in the step's."""
+        reason = {
+            "error": type(error).__name__,
+            "message": error.message,
+            "hint": error.hint,
+            "step": step,
+            "key": error.key if isinstance(error, WorldError) else "",
+            "code": error.code if isinstance(error, WorldError) else "",
+            "exit_code": error.exit_code,
+            "at": _text(now),
+        }
+        with self.transaction():
+            self._db.execute(
+                "UPDATE runs SET reason = ?, updated_at = ? WHERE id = ?", [json.dumps(reason), _text(now), run]
+            )
+            self._db.execute("UPDATE visits SET error = ? WHERE run = ? AND step = ?", [json.dumps(reason), run, step])
+            self._spent(run, step, seconds)
+
+    # Steps
+
+    def enter(self, run: str, step: str, now: datetime) -> None:
+        """Note that a run looks at a step, for the first time or again."""
+        with self.transaction():
+            self._db.execute(
+                "INSERT INTO visits (run, step, entered_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                [run, step, _text(now)],
+            )
+
+    def intend(self, run: Run, changes: Mapping[str, Change], now: datetime) -> dict[str, int]:
+        """Commit the intents of all changes (by token) at once, and what the ledger must know should we die in the act.
+
+        Returns token -> id of its operation.
+        """
+        ids: dict[str, int] = {}
+        with self.transaction():
+            for token, change in changes.items():
+                cursor = self._db.execute(
+                    "INSERT INTO operations (run, lineage, step, key, verb, token, want, seen, intended_at) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    [
+                        run.id,
+                        run.lineage,
+                        change.step,
+                        change.key,
+                        change.verb.value,
+                        token,
+                        _json(change.want),
+                        _json(change.seen),
+                        _text(now),
+                    ],
+                )
+                ids[token] = int(cursor.lastrowid or 0)
+                self._foresee(change, now)
+                self._db.execute(
+                    "UPDATE visits SET changes = changes + 1, waiting = '' WHERE run = ? AND step = ?",
+                    [run.id, change.step],
+                )
+        return ids
+
+    def _foresee(self, change: Change, now: datetime) -> None:
+        """Enter a new thing as created before it is, and keep how a found thing was before our first change."""
+        match change.verb:
+            case Verb.CREATE:
+                row = [change.step, change.key, Origin.CREATED.value, _json(change.want), None, _text(now)]
+            case Verb.UPDATE:
+                row = [change.step, change.key, Origin.FOUND.value, _json(change.seen), _json(change.seen), _text(now)]
+            case Verb.DELETE:
+                return
+        self._db.execute(
+            "INSERT INTO ledger (step, key, origin, record, before, updated_at) VALUES (?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (step, key) DO UPDATE SET before = coalesce(before, excluded.before) "
+            "WHERE ledger.origin = 'found'",
+            row,
+        )
+
+    def conclude(
+        self,
+        operation: int,
+        outcome: str,
+        now: datetime,
+        *,
+        error: WorldError | None = None,
+        details: Mapping[str, str] | None = None,
+    ) -> None:
+        """Commit what became of an operation: ``done``, ``failed``, or ``unknown`` when nobody can say."""
+        with self.transaction():
+            self._db.execute(
+                "UPDATE operations SET ended_at = ?, outcome = ?, code = ?, message = ?, request_id = ?, details = ? "
+                "WHERE id = ?",
+                [
+                    _text(now),
+                    outcome,
+                    error.code if error else "",
+                    error.message if error else "",
+                    error.request_id if error else (details or {}).get("request_id", ""),
+                    json.dumps(dict(details or {})),
+                    operation,
+                ],
+            )
+
+    def looked(self, run: str, step: str, waiting: str, calls: Mapping[str, int]) -> None:
+        """Count a look at a step that is not at rest, what it waits for, and what the look cost."""
+        with self.transaction():
+            self._db.execute(
+                "UPDATE visits SET looks = looks + 1, waiting = ? WHERE run = ? AND step = ?", [waiting, run, step]
+            )
+            self._count(run, step, calls)
+
+    def settle(
+        self, run: str, step: str, rows: Sequence[Row], calls: Mapping[str, int], seconds: float, now: datetime
+    ) -> None:
+        """Write down what a step looks after now that it is at rest: its rows replace those it had."""
+        self._db.execute("DELETE FROM ledger WHERE step = ?", [step])
+        for row in rows:
+            self._db.execute(
+                "INSERT INTO ledger (step, key, origin, record, before, updated_at) VALUES (?, ?, ?, ?, ?, ?)",
+                [row.step, row.key, row.origin.value, _json(row.record), _json(row.before), _text(now)],
+            )
+        self._db.execute("UPDATE operations SET settled = 1 WHERE step = ? AND settled = 0", [step])
+        self._db.execute(
+            "UPDATE operations SET outcome = 'resolved' WHERE step = ? AND outcome IN ('pending', 'unknown')", [step]
+        )
+        self._db.execute(
+            "UPDATE visits SET settled_at = ?, looks = looks + 1, waiting = '', error = '' WHERE run = ? AND step = ?",
+            [_text(now), run, step],
+        )
+        self._spent(run, step, seconds)
+        self._count(run, step, calls)
+
+    def incarnation(self, lineage: str, step: str, key: str) -> int:
+        """Return how many operations on this key came to rest in this lineage."""
+        (count,) = self._db.execute(
+            "SELECT count(*) FROM operations WHERE lineage = ? AND step = ? AND key = ? AND settled = 1",
+            [lineage, step, key],
+        ).fetchone()
+        return int(count)
+
+    def ledger(self) -> Ledger:
+        """Return all that we look after."""
+        rows = self._db.query("SELECT step, key, origin, record, before FROM ledger")
+        return {
+            (row["step"], row["key"]): Row(
+                row["step"],
+                row["key"],
+                Origin(row["origin"]),
+                decode(json.loads(row["record"])),
+                decode(json.loads(row["before"])) if row["before"] else None,
+            )
+            for row in rows
+        }
+
+    # What `workflow show` reads
+
+    def visits(self, run: str) -> dict[str, dict[str, Any]]:
+        """Return step -> its visit's columns."""
+        return {row["step"]: row for row in self._db.query("SELECT * FROM visits WHERE run = ?", [run])}
+
+    def operations(self, run: str) -> list[dict[str, Any]]:
+        """Return the run's journal, oldest first."""
+        return list(self._db.query("SELECT * FROM operations WHERE run = ? ORDER BY id", [run]))
+
+    def calls(self, run: str) -> dict[str, int]:
+        """Return action -> how often the run asked the cloud for it."""
+        rows = self._db.query("SELECT action, sum(count) AS n FROM calls WHERE run = ? GROUP BY action", [run])
+        return {row["action"]: int(row["n"]) for row in rows}
+
+    def _count(self, run: str, step: str, calls: Mapping[str, int]) -> None:
+        for action, count in calls.items():
+            self._db.execute(
+                "INSERT INTO calls (run, step, action, count) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (run, step, action) DO UPDATE SET count = count + excluded.count",
+                [run, step, action, count],
+            )
+
+    def _spent(self, run: str, step: str, seconds: float) -> None:
+        self._db.execute("UPDATE visits SET seconds = seconds + ? WHERE run = ? AND step = ?", [seconds, run, step])
+        self._db.execute("UPDATE runs SET seconds = seconds + ? WHERE id = ?", [seconds, run])
+
+
+def _run(row: dict[str, Any]) -> Run:
+    return Run(
+        id=row["id"],
+        workflow=row["workflow"],
+        lineage=row["lineage"],
+        state=row["state"],
+        reason=json.loads(row["reason"]) if row["reason"] else {},
+        spec=Spec.from_json(json.loads(row["spec"])),
+        instance=decode(json.loads(row["instance"])) if row["instance"] else None,
+        plan=Plan.from_json(json.loads(row["plan"])),
+        version=row["version"],
+        started_by=row["started_by"],
+        started_at=row["started_at"],
+        updated_at=row["updated_at"],
+        seconds=row["seconds"],
+    )
+
+
+def _json(record: Record | None) -> str | None:
+    return None if record is None else json.dumps(encode(record))
+
+
+def _text(now: datetime) -> str:
+    return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,248 @@
+"""The runner: it carries a run from where it stands to its end, and is the only one that acts or waits.
+
+::
+
+    for each step:  observe → want → diff → [ intent → apply → outcome ]* → look again … → settle → advance
+
+Retrying is looking again: an ``apply`` that failed in passing is not repeated, the world is observed anew. Changes of
+one step have different keys and are independent; they are applied side by side, all intents committed first.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+
+from cocoon_net.clock import Clock
+from cocoon_net.engine.journal import Journal, Run
+from cocoon_net.engine.machine import PLANNED, RunMachine
+from cocoon_net.engine.model import Busy, Change, Context, Inventory, Origin, Row, Seen, Step, Wanted
+from cocoon_net.engine.plan import Difference, diff, spared, token
+from cocoon_net.engine.workflow import Plan, Stage, Wish
+from cocoon_net.errors import CocoonError, InvariantError, NotSettled, WorldError
+from cocoon_net.events import Bus, ChangeApplied, StepEntered, StepSettled, StepWaiting
+from cocoon_net.records import Record
+
+SIDE_BY_SIDE = 8
+"""Changes of one step applied at the same time: seven interfaces take as long as one."""
+
+FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.05, 5.0, 1.6
+"""Seconds between two looks at a step that is not at rest; the jitter takes up to half of a pause away."""
+
+PATIENCE = 10.0
+"""Seconds that a change which was answered with success is given to become visible before it is asked for again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at one stage: what was seen, what is wanted, what differs."""
+
+    stage: Stage
+    seen: Seen
+    wanted: Wanted
+    difference: Difference
+
+
+class Runner:
+    """Acts on the world through inventories and remembers through the journal. One at a time per node."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        steps: Mapping[str, Step],
+        inventories: Mapping[str, Inventory],
+        *,
+        clock: Clock,
+        bus: Bus,
+        meter: Callable[[], Mapping[str, int]] = dict,
+        rng: random.Random | None = None,
+    ) -> None:
+        """``meter`` returns how many calls were made since it was last asked, by name."""
+        self._journal = journal
+        self._steps = steps
+        self._inventories = inventories
+        self._clock = clock
+        self._bus = bus
+        self._meter = meter
+        self._rng = rng or random.Random()
+
+    def carry(self, run: Run) -> Run:
+        """Carry ``run`` to its end. Raises what stopped it, after noting it in the run's row."""
+        machine = RunMachine(run.plan, run.state, lambda state: self._journal.moved(run.id, state, self._clock.now()))
+        if machine.state == PLANNED:
+            machine.advance()
+        while not machine.ended:
+            stage = run.plan.stage(machine.state)
+            began = self._clock.monotonic()
+            try:
+                look, changes = self._converge(run, stage)
+                seconds = self._clock.monotonic() - began
+                with self._journal.transaction():
+                    rows = self._rows(run, look)
+                    self._journal.settle(run.id, stage.name, rows, self._meter(), seconds, self._clock.now())
+                    machine.advance()
+            except CocoonError as error:
+                if isinstance(error, WorldError):
+                    error.step = stage.name
+                self._journal.park(run.id, stage.name, error, self._clock.monotonic() - began, self._clock.now())
+                raise
+            except KeyboardInterrupt:
+                stopped = NotSettled(f"stopped in {stage.name!r} by a signal", hint=_go_on(run))
+                self._journal.park(run.id, stage.name, stopped, self._clock.monotonic() - began, self._clock.now())
+                raise stopped from None
+            self._bus.publish([StepSettled(self._clock.now(), run.id, stage.name, changes, seconds)])
+        return self._journal.run(run.id)
+
+    def compare(self, plan: Plan, cx: Context) -> list[Look]:
+        """Look at every stage once and change nothing: what a plan, a dry run and an audit report."""
+        return [self._look(stage, cx) for stage in plan.stages]
+
+    def reassert(self, plan: Plan, cx: Context, only: frozenset[str]) -> list[Change]:
+        """Apply what differs in the stages named ``only``, once and without a journal, and return it.
+
+        For the node's own kernel after a reboot: nothing there outlives us, nothing is created in the cloud.
+        Raises WorldError of the first change that failed.
+        """
+        applied: list[Change] = []
+        for stage in plan.stages:
+            if stage.name in only:
+                look = self._look(stage, cx)
+                for change in look.difference.changes:
+                    self._inventories[self._steps[stage.name].inventory].apply(change, "", cx)
+                    applied.append(change)
+        return applied
+
+    # One stage
+
+    def _converge(self, run: Run, stage: Stage) -> tuple[Look, int]:
+        """Look and apply until nothing differs or the deadline has passed; returns the last look."""
+        self._journal.enter(run.id, stage.name, self._clock.now())
+        self._bus.publish([StepEntered(self._clock.now(), run.id, stage.name)])
+        deadline = self._clock.monotonic() + stage.deadline
+        pause, made = FIRST_PAUSE, 0
+        answered: dict[str, float] = {}  # token -> when its change was answered with success
+        while True:
+            progress, why = False, ""
+            try:
+                cx = self._context(run)
+                look = self._look(stage, cx)
+                if look.difference.settled:
+                    return look, made
+                due, why = self._due(run, look.difference, answered)
+                if due:
+                    done, passing = self._apply(run, cx, due)
+                    answered.update(dict.fromkeys(done, self._clock.monotonic()))
+                    made += len(done)
+                    progress, why = not passing, passing or why
+            except WorldError as error:
+                if not error.retryable:
+                    raise
+                why = error.message
+            self._journal.looked(run.id, stage.name, why, self._meter())
+            if self._clock.monotonic() >= deadline:
+                what = f"{stage.name!r} did not come to rest within {stage.deadline:g} s"
+                raise NotSettled(f"{what}; still waiting for {why or 'it to stop changing'}", hint=_go_on(run))
+            if progress:
+                pause = FIRST_PAUSE
+                continue
+            self._bus.publish([StepWaiting(self._clock.now(), run.id, stage.name, why)])
+            self._clock.sleep(min(pause, LONGEST_PAUSE) * self._rng.uniform(0.5, 1.0))
+            pause *= GROWTH
+
+    def _due(self, run: Run, found: Difference, answered: Mapping[str, float]) -> tuple[dict[str, Change], str]:
+        """Return the changes to make now, by token, and what is only to be waited for.
+
+        A change that was answered with success and is not to be seen yet is not asked for again at once: the cloud's
+        listings lag behind its answers.
+        """
+        due: dict[str, Change] = {}
+        waiting = list(found.waiting)
+        for change in found.changes:
+            wish = token(run.lineage, change, self._journal.incarnation(run.lineage, change.step, change.key))
+            if self._clock.monotonic() - answered.get(wish, -PATIENCE) < PATIENCE:
+                waiting.append(f"{change.key} to show its {change.verb}")
+            else:
+                due[wish] = change
+        return due, ", ".join(waiting)
+
+    def _look(self, stage: Stage, cx: Context) -> Look:
+        step = self._steps[stage.name]
+        seen = self._inventories[step.inventory].observe(cx)
+        records = {key: record for key, record in seen.items() if not isinstance(record, Busy)}
+        match stage.wish:
+            case Wish.SPEC:
+                wanted, prune = step.want(cx, records), step.prune
+            case Wish.SEEN:
+                wanted, prune = records, False
+            case Wish.NOTHING:
+                wanted, prune = spared(step, records, cx.ledger), True
+        if step.prune and stage.wish is Wish.SPEC:
+            wanted = {**spared(step, records, cx.ledger), **wanted}
+        return Look(stage, seen, wanted, diff(stage.name, wanted, seen, prune=prune))
+
+    def _apply(self, run: Run, cx: Context, changes: Mapping[str, Change]) -> tuple[list[str], str]:
+        """Make the changes (by token) side by side. Returns the tokens of those made, and the passing error of one.
+
+        Raises the first lasting error, after every other change has ended.
+        """
+        operations = self._journal.intend(run, changes, self._clock.now())
+        stage = next(iter(changes.values())).step
+        inventory = self._inventories[self._steps[stage].inventory]
+        made: list[str] = []
+        passing, lasting = "", None
+        with ThreadPoolExecutor(min(SIDE_BY_SIDE, len(changes)), thread_name_prefix="apply") as pool:
+            calls: dict[Future[Mapping[str, str]], str] = {
+                pool.submit(inventory.apply, change, wish, cx): wish for wish, change in changes.items()
+            }
+            for call in as_completed(calls):
+                wish = calls[call]
+                change, operation, now = changes[wish], operations[wish], self._clock.now()
+                try:
+                    details = call.result()
+                except WorldError as error:
+                    error.key = error.key or change.key
+                    self._journal.conclude(operation, "unknown" if error.retryable else "failed", now, error=error)
+                    if error.retryable:
+                        passing = passing or error.message
+                    else:
+                        lasting = lasting or error
+                else:
+                    self._journal.conclude(operation, "done", now, details=details)
+                    made.append(wish)
+                    self._bus.publish([ChangeApplied(now, run.id, change.step, change.key, change.verb.value)])
+        if lasting is not None:
+            raise lasting
+        return made, passing
+
+    def _rows(self, run: Run, look: Look) -> list[Row]:
+        """Return what the ledger is to say of a stage at rest."""
+        if look.stage.wish is Wish.NOTHING:
+            return []
+        ledger = self._journal.ledger()
+        rows: list[Row] = []
+        for key in look.wanted:
+            record = look.seen[key]
+            if isinstance(record, Busy):
+                raise InvariantError(f"{look.stage.name} settled while {key} was busy: {record.why}")
+            row = ledger.get((look.stage.name, key))
+            if look.stage.wish is Wish.SEEN:
+                row = Row(look.stage.name, key, Origin.ADOPTED, record)
+            elif row is None:
+                row = Row(look.stage.name, key, Origin.CREATED if record.ours else Origin.FOUND, record)
+            rows.append(replace(row, record=record))
+        return rows
+
+    def _context(self, run: Run) -> Context:
+        return Context(run.spec, run.instance, self._journal.ledger(), run.lineage, self._clock.now())
+
+
+def describe(change: Change) -> str:
+    """Say a change in one line: ``create eni-3 (Interface)``."""
+    record: Record | None = change.want or change.seen
+    return f"{change.verb} {change.key} ({type(record).__name__})"
+
+
+def _go_on(run: Run) -> str:
+    return f"`cocoon-net run {run.workflow} --resume` goes on from here; `cocoon-net workflow show` tells more"
