@@ -7,15 +7,14 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cocoon_net.errors import StoreError
-from cocoon_net.lab.cloud.records import Record, from_json, to_json
-from cocoon_net.lab.cloud.world import Table, World
+from cocoon_net.lab.cloud.records import Record, to_json
+from cocoon_net.lab.cloud.world import World
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -77,15 +76,11 @@ class Disk:
         if region is None:
             return None
         world = World(region)
+        query = "SELECT id, body FROM records WHERE kind = ? ORDER BY rowid"
         for table in world.tables():
-            self._fill(table)
+            table.fill(self._db.execute(query, (table.kind.__name__,)))
         world.faults = world.faults.set(json.loads(self.setting("faults") or "{}"))
         return world
-
-    def _fill(self, table: Table[Record]) -> None:
-        query = "SELECT id, body FROM records WHERE kind = ? ORDER BY rowid"
-        for key, body in self._db.execute(query, (table.kind.__name__,)):
-            table.rows[key] = from_json(table.kind, body)
 
     def save(
         self,
@@ -147,7 +142,7 @@ def prepare_directory(path: Path) -> None:
     """Make the directory of the lab's cloud, readable by its owner only; raises ``StoreError``."""
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.chmod(path, 0o700)
+        path.chmod(0o700)
     except OSError as error:
         raise StoreError(
             f"cannot make the directory {path}: {error.strerror}", hint="choose another --directory"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from cocoon_net.errors import SpecError
 
@@ -97,7 +98,7 @@ class Faults:
 
     def set(self, settings: Mapping[str, str]) -> Faults:
         """Return these faults with some settings changed; raises ``SpecError`` that lists all problems."""
-        values: dict[str, object] = {}
+        values: dict[str, Any] = {}
         failures = {failure.action: failure for failure in self.failures}
         problems: list[str] = []
         for key, text in settings.items():
@@ -116,7 +117,7 @@ class Faults:
                 problems.append(f"{key}={text}: {error}")
         if problems:
             raise SpecError(problems, hint=f"the knobs are {', '.join(knobs())} and fail.ACTION=CODE@STATUS[,TIMES]")
-        return replace(self, **values, failures=tuple(failures.values()))  # type: ignore[arg-type]
+        return replace(self, **values, failures=tuple(failures.values()))
 
     def settings(self) -> dict[str, str]:
         """Return all knobs as settings that ``set`` reads back."""

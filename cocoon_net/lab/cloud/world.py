@@ -7,7 +7,8 @@ Time passes in ``settle``: every transition whose moment has come is made, with 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address
@@ -27,6 +28,7 @@ from cocoon_net.lab.cloud.records import (
     Replay,
     Subnet,
     Vpc,
+    from_json,
 )
 
 RESERVED = 3
@@ -44,6 +46,10 @@ class Table(Generic[R]):
         self.before: dict[str, R | None] = {}
         """The records as they were at the last commit, of those that changed since."""
         self._shadows: dict[str, tuple[R | None, int]] = {}
+
+    def fill(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Take ids and JSON as they were on disk; nothing of it counts as a change."""
+        self.rows.update((key, from_json(self.kind, text)) for key, text in rows)
 
     def get(self, key: str) -> R | None:
         """Return the record as it is."""
@@ -112,6 +118,7 @@ class World:
         self.types = Table(InstanceType)
         self.keys = Table(AccessKey)
         self.replays = Table(Replay)
+        self._history: deque[tuple[datetime, dict[str, Interface]]] = deque()
 
     def settle(self, now: datetime) -> None:
         """Make every transition that is due at ``now``."""
@@ -152,14 +159,40 @@ class World:
         """Return a transition that begins now and takes the state latency."""
         return Move(to, now + timedelta(seconds=self.faults.state_latency))
 
-    def commit(self) -> list[tuple[str, str, Record | None]]:
+    def commit(self, now: datetime) -> list[tuple[str, str, Record | None]]:
         """Make all changes final; return them as kind, id and record (None: removed)."""
         lag = self.faults.describe_lag
+        if self.faults.metadata_lag and self.interfaces.before:
+            self._remember(now)
         changes: list[tuple[str, str, Record | None]] = []
         for table in self.tables():
             if table.before:
                 changes += [(table.kind.__name__, key, row) for key, row in table.commit(lag)]
         return changes
+
+    def _remember(self, now: datetime) -> None:
+        """Keep the interfaces as they were, for those who learn of changes late."""
+        if not self._history:
+            older = {**self.interfaces.rows, **self.interfaces.before}
+            rows = {key: row for key, row in older.items() if row is not None}
+            if not rows:
+                return  # the seed: the world begins with it, for everyone
+            self._history.append((datetime.min.replace(tzinfo=now.tzinfo), rows))
+        self._history.append((now, dict(self.interfaces.rows)))
+        horizon = now - timedelta(seconds=self.faults.metadata_lag)
+        while len(self._history) > 1 and self._history[1][0] <= horizon:
+            self._history.popleft()
+
+    def lagging_interfaces(self, now: datetime) -> list[Interface]:
+        """Return the interfaces as the metadata service knows them at ``now``."""
+        if not self.faults.metadata_lag:
+            self._history.clear()
+        horizon = now - timedelta(seconds=self.faults.metadata_lag)
+        rows = self.interfaces.rows
+        for since, known in self._history:
+            if since <= horizon:
+                rows = known
+        return list(rows.values())
 
     def rollback(self) -> None:
         """Take back all changes since the last commit."""
