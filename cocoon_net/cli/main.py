@@ -1,0 +1,106 @@
+"""``cocoon-net``: the entry point. Commands are imported when they are used, errors become exit codes here, once."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+
+import click
+
+from cocoon_net import __version__
+from cocoon_net.errors import CocoonError, InvariantError, WorldError
+
+COMMANDS = {
+    "init": (
+        "cocoon_net.cli.run:init",
+        "Provision this node: subnet, interfaces, addresses, bridge, rules, DHCP pool.",
+    ),
+    "adopt": ("cocoon_net.cli.run:adopt", "Bring a node that was provisioned by hand under management."),
+    "daemon": ("cocoon_net.cli.daemon:daemon", "Serve DHCP and keep the routes of the leases."),
+    "status": ("cocoon_net.cli.status:status", "Show the pool of this node."),
+    "teardown": ("cocoon_net.cli.run:teardown", "Remove what init made, in reverse order."),
+    "run": ("cocoon_net.cli.run:run", "Run a workflow, resume it or give it up."),
+    "workflow": ("cocoon_net.cli.workflow:workflow", "Show the runs of this node, step by step."),
+    "lab": ("cocoon_net.cli.lab:lab", "A VPC on this machine: the cloud's API, fabric, nodes and guests."),
+}
+"""Name -> where it lives, and its line in ``--help``, so that help imports none of them."""
+
+
+class Commands(click.Group):
+    """A group that imports a command only when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="cocoon-net")
+def cli() -> None:
+    """VPC-native addresses for the VMs of this node.
+
+    Exit codes: 0 done; 1 differences found; 2 wrong usage; 69 the cloud refused; 70 a bug; 71 the kernel refused;
+    73 a quota, or something in the way; 74 a state file is unusable; 75 parked or locked, the same command goes on;
+    77 not permitted; 78 the request is wrong.
+    """
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; every error has been printed to stderr."""
+    try:
+        cli.main(arguments, prog_name="cocoon-net", standalone_mode=False)
+    except click.exceptions.Exit as wish:
+        return wish.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped", err=True)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except CocoonError as error:
+        if isinstance(error, InvariantError):
+            traceback.print_exc()
+        show(error)
+        return error.exit_code
+    return 0
+
+
+def show(error: CocoonError) -> None:
+    """Print an error for a person: what was wanted and seen, where, and what to do next."""
+    lines = error.message.splitlines() or [type(error).__name__]
+    where = " ".join(filter(None, (error.step, error.key))) if isinstance(error, WorldError) else ""
+    detail = ", ".join(filter(None, (error.code, error.request_id))) if isinstance(error, WorldError) else ""
+    click.echo(f"error: {where + ': ' if where else ''}{lines[0]}{f' ({detail})' if detail else ''}", err=True)
+    for line in lines[1:]:
+        click.echo(f"       {line}", err=True)
+    if error.hint:
+        click.echo(f"hint:  {error.hint}", err=True)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt

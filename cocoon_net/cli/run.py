@@ -1,0 +1,164 @@
+"""``init``, ``adopt`` and ``teardown``, and the same three under ``run``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from cocoon_net.cli.options import site_from, site_options
+from cocoon_net.errors import DriftFound, SpecError
+from cocoon_net.site import Site
+from cocoon_net.spec import DEFAULT_DNS, PLATFORMS, POOL_SIZE_ADOPT, POOL_SIZE_INIT, Spec, parse
+
+
+def _how(command: Any) -> Any:
+    """Add how to run: all at once, going on, giving up, or only looking."""
+    for option in (
+        click.option("--dry-run", is_flag=True, help="Show what would be changed, change nothing; exit 1 if anything."),
+        click.option("--abandon", is_flag=True, help="Give the unfinished run up; with other flags, start anew."),
+        click.option("--resume", is_flag=True, help="Go on with the unfinished run; needs no other flag."),
+    ):
+        command = option(command)
+    return site_options(command)
+
+
+def _what(pool_size: int) -> Any:
+    """Add what the operator may ask for; the Go tool's flags and defaults, and ours after them."""
+
+    def add(command: Any) -> Any:
+        for option in (
+            click.option("--credentials-file", metavar="FILE", default="", help="Default ~/.volcengine/config.json."),
+            click.option("--endpoint", metavar="URL", default="", help="Of the cloud's API (VOLCENGINE_ENDPOINT)."),
+            click.option("--region", default="", help="(VOLCENGINE_REGION; else the instance's)."),
+            click.option("--security-group", metavar="SG", default="", help="Default: the primary interface's."),
+            click.option("--drop-cidr", multiple=True, metavar="CIDR", help="Drop VM traffic to CIDR; repeatable."),
+            click.option("--drop-internal-access", is_flag=True, help="Drop forwarded traffic within --subnet."),
+            click.option("--dns", default=",".join(DEFAULT_DNS), show_default=True, help="Servers, with commas."),
+            click.option("--primary-nic", default="", help="Default: the link of the primary interface."),
+            click.option("--gateway", default="", help="On cni0; default: the subnet's first address."),
+            click.option("--pool-size", type=int, default=pool_size, show_default=True, help="Addresses for VMs."),
+            click.option("--subnet", default="", metavar="CIDR", help="The VMs' subnet, e.g. 172.20.100.0/24."),
+            click.option("--node-name", default="", help="The node's name in the cloud."),
+            click.option("--platform", default="", help="volcengine; asked of the metadata when not given."),
+        ):
+            command = option(command)
+        return _how(command)
+
+    return add
+
+
+@click.command()
+@_what(POOL_SIZE_INIT)
+def init(**flags: Any) -> None:
+    """Provision this node: subnet, interfaces, addresses, bridge, rules, CNI file and DHCP pool.
+
+    Interrupted, it goes on where it stopped with --resume, or with the same flags. Run `cocoon-net daemon` next.
+    """
+    _provision("init", flags, manage_iptables=True)
+
+
+@click.command()
+@click.option("--manage-iptables", is_flag=True, help="Let cocoon-net write iptables rules; else yours are kept.")
+@_what(POOL_SIZE_ADOPT)
+def adopt(manage_iptables: bool, **flags: Any) -> None:
+    """Bring a node under management whose interfaces and addresses were provisioned by hand.
+
+    The cloud's side is taken as it is and stays when the node is torn down. Run `cocoon-net daemon` next.
+    """
+    _provision("adopt", flags, manage_iptables=manage_iptables)
+
+
+@click.command()
+@_how
+def teardown(resume: bool, abandon: bool, dry_run: bool, **places: Any) -> None:
+    """Remove what init made, in reverse order; what was adopted or is not ours stays.
+
+    Refuses while a daemon serves this state directory.
+    """
+    from cocoon_net import runs
+    from cocoon_net.cli.render import Progress, render_plan
+    from cocoon_net.supervisor.daemon import daemon_owner
+
+    site = site_from(**places)
+    progress = Progress()
+    if dry_run:
+        with runs.glance(site, "teardown", bus=progress.bus, say=progress.say) as desk:
+            spec = runs.provisioned(desk.journal).spec
+            _report(render_plan(runs.compare(desk, "teardown", spec)))
+        return
+    owner = daemon_owner(site)
+    if owner:
+        raise SpecError(f"a daemon serves this node ({owner})", hint="systemctl stop cocoon-net, then tear down")
+    with progress, runs.at(site, "teardown", bus=progress.bus, say=progress.say) as desk:
+        if abandon:
+            runs.abandon(desk, runs.resume(desk, "teardown"))
+            progress.say("the teardown is given up; what it removed stays removed, what it left is in the ledger")
+            return
+        run = runs.resume(desk, "teardown") if resume else runs.begin_teardown(desk)
+        progress.finish(runs.carry(desk, run), desk.journal)
+
+
+def _provision(workflow: str, flags: dict[str, Any], *, manage_iptables: bool) -> None:
+    from cocoon_net import runs
+    from cocoon_net.cli.render import Progress, render_plan
+
+    places = {name: flags.pop(name) for name in ("state_dir", "run_dir", "cni_conf_dir", "metadata_url")}
+    resume, abandon, dry_run = (flags.pop(name) for name in ("resume", "abandon", "dry_run"))
+    site = site_from(**places)
+    asked = bool(flags["node_name"] or flags["subnet"])
+    if resume and (asked or abandon or dry_run):
+        raise SpecError("--resume goes on with what was asked for and takes no other flag", hint="leave the others out")
+    only_abandon = abandon and not asked
+    spec = None if resume or only_abandon else _spec(workflow, site, flags, manage_iptables)
+    progress = Progress()
+    if dry_run and spec is not None:
+        with runs.glance(site, workflow, bus=progress.bus, say=progress.say) as desk:
+            _report(render_plan(runs.compare(desk, workflow, spec)))
+        return
+    with progress, runs.at(site, workflow, bus=progress.bus, say=progress.say) as desk:
+        if abandon:
+            unfinished = runs.resume(desk, workflow)
+            runs.abandon(desk, unfinished)
+            progress.say(f"{unfinished.id} is given up; what it made is in the ledger for the next run")
+        if only_abandon:
+            return
+        run = runs.resume(desk, workflow) if spec is None else runs.begin(desk, workflow, spec)
+        progress.finish(runs.carry(desk, run), desk.journal)
+    from cocoon_net.supervisor.daemon import reload_running
+
+    if reload_running(site):
+        progress.say("the running daemon was told to take the new pool")
+
+
+def _spec(workflow: str, site: Site, flags: dict[str, Any], manage_iptables: bool) -> Spec:
+    """Parse the flags; the metadata is asked for the platform only when all else is right."""
+    from cocoon_net.world import detect
+
+    platform = flags.pop("platform")
+    spec = parse(
+        platform=platform or PLATFORMS[0],
+        dns=[text.strip() for text in flags.pop("dns").split(",")],
+        drop_cidrs=flags.pop("drop_cidr"),
+        manage_iptables=manage_iptables,
+        check_size=workflow == "init",
+        **flags,
+    )
+    return spec if platform else replace(spec, platform=detect(site))
+
+
+def _report(plan: tuple[str, int]) -> None:
+    text, changes = plan
+    click.echo(text)
+    if changes:
+        raise click.exceptions.Exit(DriftFound.exit_code)
+
+
+@click.group()
+def run() -> None:
+    """Run a workflow, resume it or give it up."""
+
+
+for _command in (init, adopt, teardown):
+    run.add_command(_command)

@@ -1,0 +1,69 @@
+"""``workflow show`` and ``workflow list``: what the runs of this node did, and what comes next."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from cocoon_net.cli.options import site_from, state_option
+from cocoon_net.errors import SpecError
+
+
+@click.group()
+def workflow() -> None:
+    """Show the runs of this node, step by step."""
+
+
+@workflow.command(name="show")
+@click.argument("run", required=False)
+@click.option("--json", "as_json", is_flag=True, help="All of it as JSON.")
+@click.option("--mermaid", "as_mermaid", is_flag=True, help="The run's state machine as a Mermaid diagram.")
+@state_option
+def show(run: str | None, as_json: bool, as_mermaid: bool, state_dir: str | None) -> None:
+    """Show RUN, or the newest: each state with its status, time, and what it made; the last error first."""
+    from cocoon_net.cli.render import print_run, view
+    from cocoon_net.engine.journal import Journal
+    from cocoon_net.store import open_database
+
+    site = site_from(state_dir=state_dir)
+    if not site.database.exists():
+        raise SpecError(f"no workflow ever ran here: {site.database} does not exist", hint="cocoon-net init --help")
+    journal = Journal(open_database(site.database))
+    runs = journal.runs()
+    chosen = next((r for r in runs if run is None or r.id == run), None)
+    if chosen is None:
+        raise SpecError(
+            f"there is no run {run!r}" if run else "no workflow ever ran here", hint="cocoon-net workflow list"
+        )
+    if as_mermaid:
+        from cocoon_net.engine.machine import mermaid
+
+        click.echo(mermaid(chosen.plan, chosen.state))
+    elif as_json:
+        click.echo(json.dumps(view(chosen, journal), indent=2))
+    else:
+        print_run(view(chosen, journal))
+
+
+@workflow.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@state_option
+def list_(as_json: bool, state_dir: str | None) -> None:
+    """List all runs, the newest first."""
+    from cocoon_net.cli.render import print_runs
+    from cocoon_net.engine.journal import Journal
+    from cocoon_net.store import open_database
+
+    site = site_from(state_dir=state_dir)
+    runs = Journal(open_database(site.database)).runs() if site.database.exists() else []
+    if as_json:
+        rows = [
+            {"run": r.id, "workflow": r.workflow, "state": r.state, "started_at": r.started_at, "error": dict(r.reason)}
+            for r in runs
+        ]
+        click.echo(json.dumps(rows, indent=2))
+    elif runs:
+        print_runs(runs)
+    else:
+        click.echo("no workflow ever ran here")

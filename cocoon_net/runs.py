@@ -1,0 +1,196 @@
+"""Starting, resuming and abandoning runs: what the commands init, adopt and teardown have in common.
+
+Everything a resumed run needs is in its row: spec, facts, plan. Commands differ only in the workflow they name.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cocoon_net import __version__
+from cocoon_net.clock import Clock, SystemClock
+from cocoon_net.engine.journal import Journal, Run
+from cocoon_net.engine.machine import PLANNED, RunMachine
+from cocoon_net.engine.model import Context
+from cocoon_net.engine.runner import Look, Runner
+from cocoon_net.engine.workflow import load
+from cocoon_net.errors import Refused, SpecError
+from cocoon_net.events import Bus
+from cocoon_net.records import Instance
+from cocoon_net.site import Site
+from cocoon_net.spec import Spec
+from cocoon_net.steps import STEPS
+from cocoon_net.steps.cloud import size
+from cocoon_net.store import locked, open_database, open_memory
+from cocoon_net.world import World
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+Say = Callable[[str], None]
+"""Tells the operator one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """One command's hold on the node: the site, its open database, the journal, and how to speak."""
+
+    site: Site
+    database: Database
+    journal: Journal
+    bus: Bus
+    clock: Clock
+    say: Say
+
+
+@contextmanager
+def at(site: Site, workflow: str, *, bus: Bus, say: Say, clock: Clock | None = None) -> Iterator[Desk]:
+    """Hold the run lock and the database for a command that acts.
+
+    Raises Refused without root, Locked when another command acts, StoreError when the state directory is unusable.
+    """
+    require_root(workflow)
+    with locked(site.state_dir / "run.lock", what=f"{workflow} cannot start", owner=f"{workflow}, pid {os.getpid()}"):
+        database = open_database(site.database)
+        try:
+            yield Desk(site, database, Journal(database), bus, clock or SystemClock(), say)
+        finally:
+            database.close()
+
+
+@contextmanager
+def glance(site: Site, workflow: str, *, bus: Bus, say: Say) -> Iterator[Desk]:
+    """Read the database for a command that changes nothing; where there is none, an empty one in memory."""
+    require_root(f"{workflow} --dry-run")
+    database = open_database(site.database) if site.database.exists() else open_memory()
+    try:
+        yield Desk(site, database, Journal(database), bus, SystemClock(), say)
+    finally:
+        database.close()
+
+
+def require_root(what: str) -> None:
+    """Raise Refused unless we are root: links, rules and kernel settings are root's."""
+    if os.geteuid() != 0:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        raise Refused(
+            f"{what} changes links, rules and kernel settings and must run as root, not as {user}", hint="sudo"
+        )
+
+
+def carry(desk: Desk, run: Run) -> Run:
+    """Carry a run to its end, against the real world."""
+    world = World(desk.site, run.spec, desk.database)
+    return Runner(desk.journal, STEPS, world.inventories, clock=desk.clock, bus=desk.bus, meter=world.calls).carry(run)
+
+
+def begin(desk: Desk, workflow: str, spec: Spec) -> Run:
+    """Return the run to carry: a new one, or the unfinished one of the same spec, which it says.
+
+    Raises SpecError when an unfinished run or a provisioned node asks for something else, CloudQuota when the pool
+    does not fit the instance: before anything is written or made.
+    """
+    unfinished = desk.journal.unfinished()
+    if unfinished is not None and unfinished.workflow == workflow:
+        differences = unfinished.spec.differences(spec)
+        if not differences:
+            return resume(desk, workflow)
+        raise SpecError(
+            [f"{unfinished.id} is not finished (it stands in {unfinished.state!r}) and was asked for:", *differences],
+            hint="--resume goes on with it as it was asked for; --abandon gives it up and starts with these flags",
+        )
+    if unfinished is not None:
+        raise SpecError(
+            f"{unfinished.id} is not finished: it stands in {unfinished.state!r}",
+            hint=f"`cocoon-net run {unfinished.workflow} --resume` finishes it, "
+            f"`cocoon-net run {unfinished.workflow} --abandon` gives it up",
+        )
+    _same_node(desk, spec)
+    instance = World(desk.site, spec, desk.database).describe()
+    if workflow == "init":
+        size(spec, instance)
+    return _start(desk, workflow, spec, instance)
+
+
+def begin_teardown(desk: Desk) -> Run:
+    """Return the teardown of this node: the unfinished one, or a new one with the spec it was provisioned with.
+
+    A teardown gives up an init or adopt that is not finished, and removes what that made.
+    """
+    unfinished = desk.journal.unfinished()
+    if unfinished is not None and unfinished.workflow == "teardown":
+        return resume(desk, "teardown")
+    last = provisioned(desk.journal)
+    if unfinished is not None:
+        desk.say(f"giving up {unfinished.id}, which stopped in {unfinished.state!r}; what it made is removed")
+        abandon(desk, unfinished)
+    return _start(desk, "teardown", last.spec, last.instance)
+
+
+def _start(desk: Desk, workflow: str, spec: Spec, instance: Instance | None) -> Run:
+    plan = load(workflow, STEPS)
+    return desk.journal.start(plan, spec, instance, version=__version__, by=_who(), now=desk.clock.now())
+
+
+def resume(desk: Desk, workflow: str) -> Run:
+    """Return the unfinished run of ``workflow``. Raises SpecError when there is none."""
+    run = desk.journal.unfinished()
+    if run is None or run.workflow != workflow:
+        raise SpecError(
+            f"there is no unfinished {workflow} to resume" + (f"; {run.id} is unfinished" if run else ""),
+            hint="`cocoon-net workflow list` shows the runs of this node",
+        )
+    if run.state != PLANNED:
+        desk.say(f"resuming {run.id}, which stopped in {run.state!r}")
+    return run
+
+
+def abandon(desk: Desk, run: Run) -> None:
+    """Give a run up. What it made stays, in the ledger and in the same lineage, for the next init or a teardown."""
+    machine = RunMachine(run.plan, run.state, lambda state: desk.journal.moved(run.id, state, desk.clock.now()))
+    machine.abandon()
+
+
+def compare(desk: Desk, workflow: str, spec: Spec) -> list[Look]:
+    """Look at every step of a workflow and change nothing."""
+    world = World(desk.site, spec, desk.database)
+    runner = Runner(desk.journal, STEPS, world.inventories, clock=desk.clock, bus=desk.bus)
+    instance = world.describe()
+    if workflow == "init":
+        size(spec, instance)
+    cx = Context(spec, instance, desk.journal.ledger(), desk.journal.lineage(), desk.clock.now())
+    return runner.compare(load(workflow, STEPS), cx)
+
+
+def provisioned(journal: Journal) -> Run:
+    """Return the run that says what this node is: the unfinished one, else the last init or adopt that ended.
+
+    Raises SpecError when the node was never provisioned, or was torn down since.
+    """
+    run = journal.unfinished() or (journal.runs()[0] if journal.lineage() else None)
+    if run is None:
+        raise SpecError("this node is not provisioned: there is nothing to tear down", hint="cocoon-net workflow list")
+    return run
+
+
+def _same_node(desk: Desk, spec: Spec) -> None:
+    """Refuse to provision a second subnet or name over a first one: its things would be forgotten."""
+    if not desk.journal.lineage():
+        return
+    last = provisioned(desk.journal)
+    differences = [d for d in last.spec.differences(spec) if d.startswith(("--subnet", "--node-name", "--platform"))]
+    if differences:
+        raise SpecError(
+            [f"this node is provisioned already ({last.id}), with something else:", *differences],
+            hint="`cocoon-net teardown` first, or give the flags it was provisioned with",
+        )
+
+
+def _who() -> str:
+    login = os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
+    return f"{login}, pid {os.getpid()}"

@@ -1,0 +1,132 @@
+"""What the node's side should be: links up, the bridge, kernel settings, rules, the CNI file and the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv4Interface
+
+from cocoon_net.engine.model import Context, Wanted
+from cocoon_net.engine.plan import natural
+from cocoon_net.errors import Unsupported
+from cocoon_net.formats import conflist, iptables, pool_file
+from cocoon_net.records import (
+    BRIDGE,
+    AddressSet,
+    Bridge,
+    File,
+    Interface,
+    Link,
+    Pool,
+    Record,
+    Route,
+    Ruleset,
+    Sysctl,
+    pinned_mac,
+)
+from cocoon_net.site import CONFLIST
+
+DEFAULT_MTU = 1500
+"""Where no interface is known to carry another: an Ethernet frame's payload."""
+
+
+def links(cx: Context, seen: Mapping[str, Record]) -> Wanted:
+    """Want the link of every interface up; it needs no address, the VPC delivers to its MAC."""
+    return dict.fromkeys(cx.records("attach"), Link(up=True))
+
+
+def bridge(cx: Context, seen: Mapping[str, Record]) -> Wanted:
+    """Want ``cni0`` with the gateway's address, a MAC that no port can change, and the MTU of the interfaces."""
+    address = IPv4Interface(f"{cx.spec.gateway}/{cx.spec.subnet.prefixlen}")
+    mac = pinned_mac(cx.spec.node_name, cx.spec.subnet)
+    return {BRIDGE: Bridge(BRIDGE, address, mac, mtu(cx))}
+
+
+def mtu(cx: Context) -> int:
+    """Return the one MTU decision: the smallest of the interfaces' links; bridge, CNI and DHCP follow it."""
+    sizes = [link.mtu for link in cx.records("links").values() if isinstance(link, Link) and link.mtu]
+    return min(sizes, default=DEFAULT_MTU)
+
+
+def sysctl(cx: Context, seen: Mapping[str, Record]) -> Wanted:
+    """Want forwarding, and no reverse-path check: packets come in by one interface and go out by another."""
+    wanted: dict[str, Record] = {"net.ipv4.ip_forward": Sysctl("net.ipv4.ip_forward", "1")}
+    for name in ("all", *settled_links(cx)):
+        key = f"net.ipv4.conf.{name.replace('.', '/')}.rp_filter"
+        wanted[key] = Sysctl(key, "0")
+    return wanted
+
+
+def primary(cx: Context) -> str:
+    """Return the name of the link that carries the node's own address; empty where nobody knows it."""
+    return cx.spec.primary_nic or (cx.instance.primary_link if cx.instance else "")
+
+
+def settled_links(cx: Context) -> tuple[str, ...]:
+    """Return the names of the links that VM traffic crosses: the bridge, the primary one, the interfaces'."""
+    names = [BRIDGE, primary(cx), *(link.name for link in cx.records("links").values())]
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def routes(cx: Context, seen: Mapping[str, Record]) -> Wanted:
+    """Want the routes that are there: which leases are bound is the DHCP server's to know, and it keeps them."""
+    return {key: record for key, record in seen.items() if isinstance(record, Route) and record.link == BRIDGE}
+
+
+def firewall(cx: Context, seen: Mapping[str, Record]) -> Wanted:
+    """Want our chains as the guide prescribes; nothing where the operator keeps the rules himself."""
+    if not cx.spec.manage_iptables:
+        return {}
+    names = [link.name for _, link in sorted(cx.records("links").items(), key=lambda item: natural(item[0]))]
+    drops = (*((cx.spec.subnet,) if cx.spec.drop_internal_access else ()), *cx.spec.drop_cidrs)
+    filter_rules, nat_rules = iptables.rules(cx.spec.subnet, tuple(names), primary(cx), drops)
+    return {"iptables": Ruleset(filter_rules, nat_rules)}
+
+
+def cni(cx: Context, seen: Mapping[str, Record]) -> Wanted:
+    """Want the CNI file that cocoon loads, byte for byte."""
+    return {CONFLIST: File(CONFLIST, conflist.render(mtu(cx)))}
+
+
+def dhcp(cx: Context, seen: Mapping[str, Record]) -> Wanted:
+    """Want the pool: every secondary address the interfaces really have, but never the gateway's."""
+    addresses = pool_addresses(cx)
+    if not addresses:
+        raise Unsupported(
+            f"there is no address to lease in {cx.spec.subnet}: none of this node's interfaces has a secondary address",
+            hint="`cocoon-net init` makes interfaces and addresses; `adopt` only takes those that are there",
+        )
+    pool = Pool(cx.spec.subnet, cx.spec.gateway, cx.spec.dns, addresses, mtu(cx))
+    rendered = pool_file.render(pool_of(cx, pool))
+    now = seen.get("pool.json")
+    if isinstance(now, File) and pool_file.same(now.content, rendered):
+        rendered = now.content  # only its time differs
+    return {"pool": pool, "pool.json": File("pool.json", rendered)}
+
+
+def pool_addresses(cx: Context) -> tuple[IPv4Address, ...]:
+    """Return what guests may lease, sorted."""
+    sets = [record for record in cx.records("addresses").values() if isinstance(record, AddressSet)]
+    primaries = {r.primary_address for r in cx.records("enis").values() if isinstance(r, Interface)}
+    found = {address for record in sets for address in record.addresses if address in cx.spec.subnet}
+    return tuple(sorted(found - primaries - {cx.spec.gateway}))
+
+
+def pool_of(cx: Context, pool: Pool) -> pool_file.PoolFile:
+    """Return the projection that a Go cocoon-net reads, should we be rolled back to it."""
+    interfaces = [r for r in cx.records("enis").values() if isinstance(r, Interface)]
+    subnets = cx.records("subnet")
+    return pool_file.PoolFile(
+        platform=cx.spec.platform,
+        node_name=cx.spec.node_name,
+        subnet=pool.subnet,
+        gateway=pool.gateway,
+        primary_nic=primary(cx),
+        secondary_nics=tuple(link.name for link in cx.records("links").values()),
+        ips=pool.addresses,
+        eni_ids=tuple(interface.id for interface in interfaces),
+        subnet_id=subnets["subnet"].id if "subnet" in subnets else "",
+        dns_servers=pool.dns,
+        drop_internal_access=cx.spec.drop_internal_access,
+        drop_cidrs=cx.spec.drop_cidrs,
+        updated_at=cx.now,
+    )

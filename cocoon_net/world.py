@@ -1,0 +1,102 @@
+"""The composition root: name -> Inventory. Nothing else constructs one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from cocoon_net.clock import SystemClock
+from cocoon_net.cloud.platform import Platform
+from cocoon_net.cloud.platform import detect as detect_platform
+from cocoon_net.engine.journal import Journal
+from cocoon_net.engine.model import Context, Inventory
+from cocoon_net.engine.runner import Runner, describe
+from cocoon_net.events import Bus
+from cocoon_net.records import Instance
+from cocoon_net.site import Site
+from cocoon_net.spec import Spec
+from cocoon_net.steps import NODE, STEPS
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+
+class World:
+    """The real world of one node: the cloud through its platform, the kernel, the files, the pool."""
+
+    def __init__(self, site: Site, spec: Spec, database: Database) -> None:
+        self._site = site
+        self._spec = spec
+        self._database = database
+
+    @cached_property
+    def platform(self) -> Platform:
+        """The cloud; constructed, with its credentials, when it is first needed."""
+        from cocoon_net.cloud.volcengine import Volcengine
+
+        return Volcengine(self._site, self._spec)
+
+    @cached_property
+    def inventories(self) -> Mapping[str, Inventory]:
+        """Every inventory by the name that steps use."""
+        return {**self.node, **self.platform.inventories()}
+
+    @cached_property
+    def node(self) -> Mapping[str, Inventory]:
+        """The inventories of this node, which need no cloud."""
+        from cocoon_net.dhcp.book import PoolInventory
+        from cocoon_net.node.bridge import Bridges
+        from cocoon_net.node.files import Files
+        from cocoon_net.node.firewall import Firewall
+        from cocoon_net.node.links import Links
+        from cocoon_net.node.routes import Routes
+        from cocoon_net.node.sysctl import Sysctls
+
+        return {
+            "links": Links(),
+            "bridge": Bridges(),
+            "sysctl": Sysctls(),
+            "routes": Routes(),
+            "firewall": Firewall(),
+            "cni": Files({self._site.conflist.name: self._site.conflist}),
+            "dhcp": PoolInventory(
+                self._database,
+                Files({"pool.json": self._site.pool_file, "leases.json": self._site.lease_file}, ours=True),
+            ),
+        }
+
+    def describe(self) -> Instance:
+        """Return the facts of the instance we run on, the kernel's name of its primary link included."""
+        from dataclasses import replace
+
+        from cocoon_net.node.links import link_of
+
+        instance = self.platform.describe(self._spec)
+        return replace(instance, primary_link=link_of(instance.primary_mac))
+
+    def calls(self) -> Mapping[str, int]:
+        """Return how often the cloud was asked since the last time this was asked, by action."""
+        return self.platform.calls() if "platform" in self.__dict__ else {}
+
+
+def detect(site: Site) -> str:
+    """Return the platform that this machine's metadata shows. Raises CloudError telling to name it."""
+    return detect_platform(site)
+
+
+def reassert(site: Site, database: Database, *, skip_firewall: bool) -> list[str]:
+    """Put the node's own side right after a reboot, without the cloud; returns what was changed, a line each.
+
+    Raises WorldError. A node that was never provisioned by us (no ended init or adopt) is left alone.
+    """
+    journal = Journal(database)
+    run = journal.latest("init", "adopt")
+    if run is None or not journal.lineage():
+        return []
+    world = World(site, run.spec, database)
+    clock = SystemClock()
+    runner = Runner(journal, STEPS, world.node, clock=clock, bus=Bus())
+    cx = Context(run.spec, run.instance, journal.ledger(), run.lineage, clock.now())
+    only = NODE - {"routes"} - ({"firewall"} if skip_firewall else frozenset())
+    return [describe(change) for change in runner.reassert(run.plan, cx, only)]
