@@ -1,0 +1,1 @@
+"""The clouds: facts of this instance, and inventories of what a cloud holds for it."""

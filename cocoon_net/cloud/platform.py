@@ -1,0 +1,60 @@
+"""What a cloud must be able to do for us, which one this machine is in, and how to reach it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from cocoon_net.clock import Clock, SystemClock
+from cocoon_net.engine.model import Inventory
+from cocoon_net.errors import CloudError, SpecError
+from cocoon_net.records import Instance
+from cocoon_net.site import Site
+from cocoon_net.spec import Spec
+
+
+class Platform(Protocol):
+    """One cloud, as seen from one of its instances."""
+
+    @property
+    def name(self) -> str:
+        """The word that ``--platform`` takes."""
+        ...
+
+    def describe(self, spec: Spec) -> Instance:
+        """Return the facts of the instance that we run on. Raises CloudError, Refused."""
+        ...
+
+    def inventories(self) -> Mapping[str, Inventory]:
+        """Return the inventories ``subnet``, ``enis``, ``ingress``, ``attach`` and ``addresses``; makes no call."""
+        ...
+
+    def calls(self) -> dict[str, int]:
+        """Return how many API calls were made since this was last asked, by action."""
+        ...
+
+
+def detect(site: Site) -> str:
+    """Return the name of the platform whose metadata service answers. Raises CloudError if none does."""
+    from cocoon_net.cloud.volcengine.metadata import Metadata
+
+    try:
+        Metadata(site.metadata_url).instance_id()
+    except CloudError as error:
+        raise CloudError(
+            f"cannot tell which cloud this is: {error.message}",
+            hint="give --platform volcengine if it is one of its instances; "
+            "COCOON_NET_METADATA_URL names another metadata service",
+        ) from None
+    return "volcengine"
+
+
+def connect(name: str, site: Site, environ: Mapping[str, str], *, clock: Clock | None = None) -> Platform:
+    """Return the platform called ``name``; nobody is asked anything before it is used. Raises SpecError."""
+    match name:
+        case "volcengine":
+            from cocoon_net.cloud.volcengine.platform import Volcengine
+
+            return Volcengine.connect(site, environ, clock=clock or SystemClock())
+        case _:
+            raise SpecError(f"--platform: {name!r} has no cloud side in this version; known is: volcengine")

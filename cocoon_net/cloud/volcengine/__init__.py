@@ -1,0 +1,1 @@
+"""Volcengine (and BytePlus): VPC OpenAPI through the official SDK's core, instance metadata, credentials."""

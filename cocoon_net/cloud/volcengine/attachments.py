@@ -1,0 +1,94 @@
+"""That the node's interfaces are attached to this instance. Keys: those of the step ``enis`` in the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cocoon_net.cloud.volcengine import eni as enis
+from cocoon_net.cloud.volcengine.client import Client
+from cocoon_net.cloud.volcengine.eni import Eni, instance_of, known_ids
+from cocoon_net.engine.model import Busy, Change, Context, Seen, Verb
+from cocoon_net.errors import CloudError, CloudGone, CloudTransient, InvariantError, Unsupported
+from cocoon_net.records import Attachment
+
+
+class Attachments:
+    """Attaches and detaches interfaces; DescribeNetworkInterfaces tells how far that is."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def observe(self, cx: Context) -> Seen:
+        """Look: one listing by the ids of the ledger. An interface that is missing is attached to nothing."""
+        ids = known_ids(cx)
+        there = enis.look_up(self._client, ids.values())
+        seen: dict[str, Attachment | Busy] = {}
+        for key, identifier in ids.items():
+            each = there.get(identifier)
+            if each is None or each.status in ("Available", "Error", "Deleting"):
+                continue
+            why = enis.waiting_for(key, each.status)
+            seen[key] = Busy(why) if why else _record(each, cx)
+        return seen
+
+    def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
+        """Attach or detach. An update is Unsupported: another instance has the interface."""
+        match change.verb, change.want, change.seen:
+            case Verb.CREATE, Attachment() as want, _:
+                return self._attach(change.key, want, cx)
+            case Verb.UPDATE, Attachment() as want, Attachment() as seen:
+                raise Unsupported(
+                    f"{change.key} ({seen.interface_id}) is attached to {seen.instance_id}, not to {want.instance_id}",
+                    hint=f"detach it there, or run cocoon-net teardown on {seen.instance_id}; "
+                    "each node needs a --node-name of its own",
+                )
+            case Verb.DELETE, _, Attachment() as seen:
+                return self._detach(change.key, seen, cx)
+        raise InvariantError(f"the inventory of attachments cannot {change.verb} {change.want or change.seen!r}")
+
+    def _attach(self, key: str, want: Attachment, cx: Context) -> Mapping[str, str]:
+        """AttachNetworkInterface takes no token: a second one is refused for the status, and the next look tells."""
+        identifier = known_ids(cx).get(key)
+        if identifier is None:
+            raise InvariantError(f"{key} is to be attached before it is known")
+        try:
+            result = self._client.call(
+                "AttachNetworkInterface", {"InstanceId": want.instance_id, "NetworkInterfaceId": identifier}
+            )
+        except CloudTransient as error:
+            if error.code == "InvalidEni.InvalidStatus":
+                self._refuse_broken(key, identifier)
+            raise
+        return {"id": identifier, "request_id": str(result.get("RequestId", ""))}
+
+    def _refuse_broken(self, key: str, identifier: str) -> None:
+        """Raise CloudError for an interface in the state Error, which no waiting will mend."""
+        each = enis.look_up(self._client, [identifier]).get(identifier)
+        if each is not None and each.status == "Error":
+            raise CloudError(
+                f"{key} ({identifier}) is in the state Error and cannot be attached",
+                hint="delete it in the cloud's console; the same command then makes another",
+            )
+
+    def _detach(self, key: str, seen: Attachment, cx: Context) -> Mapping[str, str]:
+        here = instance_of(cx).instance_id
+        if seen.ours is False or seen.instance_id != here:
+            raise CloudError(
+                f"{key} ({seen.interface_id}) is attached to {seen.instance_id} and is not ours to detach",
+                hint="it was left alone",
+            )
+        where = {"InstanceId": here, "NetworkInterfaceId": seen.interface_id}
+        try:
+            result = self._client.call("DetachNetworkInterface", where)
+        except CloudGone:
+            return {"id": seen.interface_id}
+        except CloudError as error:
+            if error.code == "InvalidEni.InstanceMismatch":
+                return {"id": seen.interface_id}
+            raise
+        return {"id": seen.interface_id, "request_id": str(result.get("RequestId", ""))}
+
+
+def _record(each: Eni, cx: Context) -> Attachment:
+    here = each.instance_id == instance_of(cx).instance_id
+    return Attachment(each.instance_id, each.id, ours=each.ours(cx.spec.node_name) if here else False)

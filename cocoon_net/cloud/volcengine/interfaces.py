@@ -1,0 +1,192 @@
+"""The node's secondary interfaces (ENIs), attached or not. Keys: ``eni-1``, ``eni-2``, ...
+
+Ours are those tagged with this node's name, wherever in the VPC they are. Those without any mark that are attached to
+this instance in the node's subnet are found: the ledger decides what may be done with them. Nothing else is ever seen:
+no primary interface, none that a service of the cloud manages, none that is marked for another node.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network
+from typing import Any
+
+from cocoon_net.cloud.volcengine import eni as enis
+from cocoon_net.cloud.volcengine.client import Client
+from cocoon_net.cloud.volcengine.eni import Eni, instance_of, known_ids
+from cocoon_net.cloud.volcengine.subnet import cidrs
+from cocoon_net.cloud.volcengine.tags import filters, marks
+from cocoon_net.engine.model import Busy, Change, Context, Origin, Seen, Verb
+from cocoon_net.errors import CloudError, CloudGone, CloudTransient, InvariantError, Unsupported
+from cocoon_net.records import Interface, Subnet
+from cocoon_net.spec import Spec
+
+_KEY = re.compile(r"eni-[1-9][0-9]{0,3}")
+
+
+class Interfaces:
+    """Finds, makes and deletes the node's interfaces."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def observe(self, cx: Context) -> Seen:
+        """Look: two listings, by tag and by instance; more only for ids of the ledger that neither shows."""
+        instance, node, ledger = instance_of(cx), cx.spec.node_name, known_ids(cx)
+        by_tag = enis.listing(self._client, VpcId=instance.vpc_id, TagFilters=filters(node))
+        marked = {each.id: each for each in by_tag if each.ours(node)}
+        by_instance = enis.listing(self._client, InstanceId=instance.instance_id)
+        found = {each.id: each for each in by_instance if is_member(each, cx.spec)}
+        lost = set(ledger.values()) - set(marked) - set(found)
+        known = {key: each for key, each in enis.look_up(self._client, lost).items() if each.ours(node) is not False}
+        members = {**known, **found, **marked}
+
+        networks = self._networks(cx, members.values())
+        kept = [
+            each
+            for each in members.values()
+            if each.id in marked or each.id in ledger.values() or networks[each.subnet_id] == cx.spec.subnet
+        ]
+        return {key: _state(key, each, networks, cx) for key, each in named(kept, ledger).items()}
+
+    def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
+        """Create an interface, give it other security groups, or delete it."""
+        match change.verb, change.want, change.seen:
+            case Verb.CREATE, Interface() as want, _:
+                return self._create(change.key, want, token, cx)
+            case Verb.UPDATE, Interface() as want, Interface() as seen:
+                return self._update(change.key, want, seen)
+            case Verb.DELETE, _, Interface() as seen:
+                return self._delete(change.key, seen, cx)
+        raise InvariantError(f"the inventory of interfaces cannot {change.verb} {change.want or change.seen!r}")
+
+    def _networks(self, cx: Context, members: Iterable[Eni]) -> dict[str, IPv4Network]:
+        """Return the CIDR of each subnet that the members are in; asks only for those that the ledger does not know."""
+        row = cx.records("subnet").get("subnet")
+        known = {row.id: row.cidr} if isinstance(row, Subnet) and row.id else {}
+        needed = {each.subnet_id for each in members}
+        networks = {**known, **cidrs(self._client, needed - set(known))}
+        if unknown := needed - set(networks):
+            raise CloudTransient(f"the subnet {min(unknown)} of one of our interfaces is not to be seen")
+        return networks
+
+    def _create(self, key: str, want: Interface, token: str, cx: Context) -> Mapping[str, str]:
+        row = cx.records("subnet").get("subnet")
+        if not isinstance(row, Subnet) or not row.id:
+            raise InvariantError(f"{key} is to be made before its subnet is known")
+        result = self._client.call(
+            "CreateNetworkInterface",
+            {
+                "SubnetId": row.id,
+                "SecurityGroupIds": list(want.security_groups),
+                "NetworkInterfaceName": f"{cx.spec.node_name}-{key}",
+                "Tags": marks(cx.spec.node_name, key, cx.lineage),
+            },
+            token=token,
+        )
+        made = result.get("NetworkInterfaceId")
+        if not isinstance(made, str) or not made:
+            raise CloudTransient("CreateNetworkInterface answered without the interface's id", code="Unreadable")
+        return {"id": made, "request_id": _request(result)}
+
+    def _update(self, key: str, want: Interface, seen: Interface) -> Mapping[str, str]:
+        if seen.ours is False:
+            raise Unsupported(f"{key} ({seen.id}) is in use by {seen.instance_id or 'somebody else'}; left as it is")
+        if want.subnet != seen.subnet:
+            raise Unsupported(
+                f"{key} ({seen.id}) is in the subnet {seen.subnet}, wanted is {want.subnet}",
+                hint="an earlier init of this node made it: run cocoon-net teardown first, or delete it by hand",
+            )
+        # ModifyNetworkInterfaceAttributes replaces the whole list.
+        result = self._client.call(
+            "ModifyNetworkInterfaceAttributes",
+            {"NetworkInterfaceId": seen.id, "SecurityGroupIds": list(want.security_groups)},
+        )
+        return {"id": seen.id, "request_id": _request(result)}
+
+    def _delete(self, key: str, seen: Interface, cx: Context) -> Mapping[str, str]:
+        """Read the interface, refuse what is not ours, then delete it; gone is success.
+
+        One that is still attached here (a ledger was lost) is detached instead, and deleted after the next look.
+        """
+        try:
+            thing = self._client.call("DescribeNetworkInterfaceAttributes", {"NetworkInterfaceId": seen.id})
+            if not thing.get("NetworkInterfaceId"):
+                return {"id": seen.id}
+            there = enis.parse(thing)
+            here = instance_of(cx).instance_id
+            self._refuse_foreign(key, there, here, cx)
+            if there.status == "InUse":
+                where = {"NetworkInterfaceId": seen.id, "InstanceId": here}
+                result = self._client.call("DetachNetworkInterface", where)
+            else:
+                result = self._client.call("DeleteNetworkInterface", {"NetworkInterfaceId": seen.id})
+        except CloudGone:
+            return {"id": seen.id}
+        return {"id": seen.id, "request_id": _request(result)}
+
+    def _refuse_foreign(self, key: str, there: Eni, here: str, cx: Context) -> None:
+        row = cx.ledger.get(("enis", key))
+        created = row is not None and row.origin is Origin.CREATED
+        same = row is not None and isinstance(row.record, Interface) and row.record.id == there.id
+        if there.is_primary or there.service_managed:
+            why = "it is the primary one" if there.is_primary else "a service of the cloud manages it"
+        elif there.instance_id and there.instance_id != here:
+            why = f"it is attached to {there.instance_id}"
+        elif there.ours(cx.spec.node_name) or (there.ours(cx.spec.node_name) is None and created and same):
+            return
+        else:
+            why = "it carries another node's mark" if there.ours(cx.spec.node_name) is False else "it carries no mark"
+        raise CloudError(f"the interface {there.id} ({key}) is not ours to delete: {why}", hint="it was left alone")
+
+
+def is_member(each: Eni, spec: Spec) -> bool:
+    """Say whether an interface attached to this instance is ours, or could be: unmarked, with an address of ours."""
+    match each.ours(spec.node_name):
+        case None:
+            return each.primary in spec.subnet
+        case mark:
+            return mark
+
+
+def named(members: Iterable[Eni], ledger: Mapping[str, str]) -> dict[str, Eni]:
+    """Give each interface its key: the ledger's, else its tag's, else the lowest that is free, in order of id."""
+    keys = {identifier: key for key, identifier in ledger.items()}
+    out: dict[str, Eni] = {}
+    left: list[Eni] = []
+    ordered = sorted(members, key=lambda each: each.id)
+    for each in ordered:
+        if each.id in keys:
+            out[keys[each.id]] = each
+    for each in ordered:
+        if each.id not in keys:
+            if _KEY.fullmatch(each.key) and each.key not in out:
+                out[each.key] = each
+            else:
+                left.append(each)
+    number = 1
+    for each in left:
+        while f"eni-{number}" in out:
+            number += 1
+        out[f"eni-{number}"] = each
+    return out
+
+
+def _state(key: str, each: Eni, networks: Mapping[str, IPv4Network], cx: Context) -> Interface | Busy:
+    if why := enis.waiting_for(key, each.status):
+        return Busy(why)
+    elsewhere = bool(each.instance_id) and each.instance_id != instance_of(cx).instance_id
+    return Interface(
+        subnet=networks[each.subnet_id],
+        security_groups=tuple(sorted(each.security_groups)),
+        id=each.id,
+        mac=each.mac,
+        primary_address=each.primary,
+        instance_id=each.instance_id,
+        ours=False if elsewhere else each.ours(cx.spec.node_name),
+    )
+
+
+def _request(result: Mapping[str, Any]) -> str:
+    return str(result.get("RequestId", ""))

@@ -1,0 +1,57 @@
+"""Volcengine as a platform: one client, one metadata service, five inventories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cocoon_net.clock import Clock
+from cocoon_net.cloud.volcengine.addresses import Addresses
+from cocoon_net.cloud.volcengine.attachments import Attachments
+from cocoon_net.cloud.volcengine.client import Client
+from cocoon_net.cloud.volcengine.credentials import Credentials, CredentialSource
+from cocoon_net.cloud.volcengine.ingress import Ingress
+from cocoon_net.cloud.volcengine.instance import describe
+from cocoon_net.cloud.volcengine.interfaces import Interfaces
+from cocoon_net.cloud.volcengine.metadata import Metadata
+from cocoon_net.cloud.volcengine.subnet import Subnets
+from cocoon_net.engine.model import Inventory
+from cocoon_net.records import Instance
+from cocoon_net.site import Site
+from cocoon_net.spec import Spec
+
+
+class Volcengine:
+    """The Platform of an instance of Volcengine or BytePlus."""
+
+    name = "volcengine"
+
+    def __init__(self, client: Client, metadata: Metadata) -> None:
+        self._client = client
+        self._metadata = metadata
+
+    @classmethod
+    def connect(
+        cls, site: Site, environ: Mapping[str, str], *, clock: Clock, credentials: Credentials | None = None
+    ) -> Volcengine:
+        """Put the parts together; nobody is asked anything before the first use."""
+        metadata = Metadata(site.metadata_url)
+        source = CredentialSource(environ, metadata, clock, explicit=credentials)
+        return cls(Client(source, endpoint=site.endpoint), metadata)
+
+    def describe(self, spec: Spec) -> Instance:
+        """Return the facts of this instance. Raises CloudError, Refused."""
+        return describe(self._client, self._metadata.identity(), spec)
+
+    def inventories(self) -> Mapping[str, Inventory]:
+        """Return the five inventories; they share the client."""
+        return {
+            "subnet": Subnets(self._client),
+            "enis": Interfaces(self._client),
+            "ingress": Ingress(self._client),
+            "attach": Attachments(self._client),
+            "addresses": Addresses(self._client),
+        }
+
+    def calls(self) -> dict[str, int]:
+        """Return how many API calls were made since this was last asked, by action."""
+        return self._client.calls()

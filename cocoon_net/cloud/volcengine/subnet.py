@@ -1,0 +1,148 @@
+"""The node's own subnet of the VPC. Key: ``subnet``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Network
+from typing import Any
+
+from cocoon_net.cloud.volcengine.client import Client
+from cocoon_net.cloud.volcengine.eni import instance_of
+from cocoon_net.cloud.volcengine.tags import marks, ours, owner, tags_of
+from cocoon_net.engine.model import Busy, Change, Context, Origin, Seen, Verb
+from cocoon_net.errors import CloudError, CloudGone, CloudQuota, CloudTransient, InvariantError, Unsupported
+from cocoon_net.records import Subnet
+
+KEY = "subnet"
+
+
+class Subnets:
+    """Finds the subnet of the spec's CIDR in the instance's VPC, whoever made it."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def observe(self, cx: Context) -> Seen:
+        """Look (DescribeSubnets, paged; there is no filter by CIDR)."""
+        for thing in self._listed(cx):
+            if _cidr(thing) == cx.spec.subnet:
+                if thing.get("Status") != "Available":
+                    return {KEY: Busy(f"the subnet {cx.spec.subnet}, which is {thing.get('Status')}")}
+                return {KEY: _record(thing, cx)}
+        return {}
+
+    def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
+        """Create or delete the subnet. An update is Unsupported: a subnet cannot move to another zone."""
+        match change.verb, change.want, change.seen:
+            case Verb.CREATE, Subnet() as want, _:
+                return self._create(want, token, cx)
+            case Verb.DELETE, _, Subnet() as seen:
+                return self._delete(seen, cx)
+            case Verb.UPDATE, Subnet() as want, Subnet() as seen:
+                raise Unsupported(
+                    f"the subnet {seen.cidr} ({seen.id}) is in zone {seen.zone}, this instance is in {want.zone}",
+                    hint="choose another --subnet; interfaces attach only within their zone",
+                )
+        raise InvariantError(f"the inventory of subnets cannot {change.verb} {change.want or change.seen!r}")
+
+    def _create(self, want: Subnet, token: str, cx: Context) -> Mapping[str, str]:
+        """CreateSubnet; the VPC is Pending meanwhile and refuses other children in passing."""
+        vpc = instance_of(cx).vpc_id
+        try:
+            result = self._client.call(
+                "CreateSubnet",
+                {
+                    "VpcId": vpc,
+                    "CidrBlock": str(want.cidr),
+                    "ZoneId": want.zone,
+                    "SubnetName": f"{cx.spec.node_name}-vms",
+                    "Tags": marks(cx.spec.node_name, KEY, cx.lineage),
+                },
+                token=token,
+            )
+        except (CloudTransient, CloudQuota):
+            raise
+        except CloudError as error:
+            self._explain_overlap(want, cx, error)
+            raise
+        return {"id": _id(result), "request_id": str(result.get("RequestId", ""))}
+
+    def _explain_overlap(self, want: Subnet, cx: Context, error: CloudError) -> None:
+        """Raise Unsupported if another subnet is in the way: how the API says so is not documented."""
+        for thing in self._listed(cx):
+            cidr = _cidr(thing)
+            if cidr is not None and cidr.overlaps(want.cidr):
+                name = thing.get("SubnetName") or thing.get("SubnetId")
+                raise Unsupported(
+                    f"the subnet {want.cidr} overlaps {cidr} ({name}, {thing.get('SubnetId')})",
+                    hint="choose a --subnet that is free in this VPC",
+                    code=error.code,
+                    request_id=error.request_id,
+                )
+
+    def _delete(self, seen: Subnet, cx: Context) -> Mapping[str, str]:
+        """DeleteSubnet of what is ours, read anew; gone is success."""
+        try:
+            thing = self._client.call("DescribeSubnetAttributes", {"SubnetId": seen.id})
+            if not thing.get("SubnetId"):
+                return {"id": seen.id}
+            row = cx.ledger.get(("subnet", KEY))
+            created = (
+                row is not None
+                and row.origin is Origin.CREATED
+                and isinstance(row.record, Subnet)
+                and row.record.id == seen.id
+            )
+            tags = tags_of(thing)
+            match ours(tags, cx.spec.node_name):
+                case True:
+                    pass
+                case None if created:
+                    pass
+                case _:
+                    raise CloudError(
+                        f"the subnet {seen.id} ({seen.cidr}) is not ours to delete: "
+                        f"{f'it belongs to {owner(tags)!r}' if owner(tags) else 'it carries no mark'}",
+                        hint="delete it by hand if nobody needs it",
+                    )
+            result = self._client.call("DeleteSubnet", {"SubnetId": seen.id})
+        except CloudGone:
+            return {"id": seen.id}
+        return {"id": seen.id, "request_id": str(result.get("RequestId", ""))}
+
+    def _listed(self, cx: Context) -> list[dict[str, Any]]:
+        vpc = instance_of(cx).vpc_id
+        things = self._client.pages("DescribeSubnets", {"VpcId": vpc}, "Subnets")
+        return [thing for thing in things if thing.get("VpcId", vpc) == vpc]
+
+
+def cidrs(client: Client, ids: set[str]) -> dict[str, IPv4Network]:
+    """Return the CIDRs of subnets by id (DescribeSubnets)."""
+    things = client.pages("DescribeSubnets", {"SubnetIds": sorted(ids)}, "Subnets") if ids else ()
+    return {str(thing["SubnetId"]): cidr for thing in things if (cidr := _cidr(thing)) is not None}
+
+
+def _record(thing: Mapping[str, Any], cx: Context) -> Subnet:
+    return Subnet(
+        cidr=cx.spec.subnet,
+        zone=str(thing.get("ZoneId", "")),
+        id=str(thing.get("SubnetId", "")),
+        available=int(thing.get("AvailableIpAddressCount") or 0),
+        ours=ours(tags_of(thing), cx.spec.node_name),
+    )
+
+
+def _cidr(thing: Mapping[str, Any]) -> IPv4Network | None:
+    """Return a subnet's block, normalised; None for one without (IPv6 only)."""
+    text = thing.get("CidrBlock")
+    try:
+        return IPv4Network(text, strict=False) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
+def _id(result: Mapping[str, Any]) -> str:
+    found = result.get("SubnetId")
+    if not isinstance(found, str) or not found:
+        raise CloudTransient("CreateSubnet answered without the id of the subnet", code="Unreadable")
+    return found
