@@ -4,7 +4,7 @@ Two records of one key are compared with ``!=`` to find a difference. Facts that
 states) are fields that do not compare. ``ours`` says what can be seen from outside of the owner:
 
 * ``True``   it carries our mark (tag, alias, comment, protocol number): we may change and delete it;
-* ``False``  it carries somebody else's: never changed, never deleted;
+* ``False``  it is somebody else's: never deleted, and changed only where a step is about just that (a link set up);
 * ``None``   it cannot carry a mark: the ledger decides.
 """
 

@@ -15,6 +15,8 @@ FORWARD, POSTROUTING = "COCOON-NET-FORWARD", "COCOON-NET-POSTROUTING"
 DROP_COMMENT = "cocoon-net-drop"
 """The comment of the Go tool's drop rules, kept so that those who look for it find ours."""
 
+_DROP = f" -m comment --comment {DROP_COMMENT} "
+
 
 def rules(
     subnet: IPv4Network, links: Sequence[str], primary: str, drops: Sequence[IPv4Network]
@@ -24,7 +26,8 @@ def rules(
     Drops come first, so that nothing before them accepts. VM traffic leaves by the primary link too, so it is let
     through there even where somebody (Docker) set FORWARD's policy to DROP.
     """
-    body = [f"-d {cidr} -i {BRIDGE} -m comment --comment {DROP_COMMENT} -j DROP" for cidr in drops]
+    everywhere = IPv4Network("0.0.0.0/0")  # what iptables-save does not spell out
+    body = [f"{'' if cidr == everywhere else f'-d {cidr} '}-i {BRIDGE}{_DROP}-j DROP" for cidr in drops]
     for link in links:
         body += [f"-i {link} -o {BRIDGE} -j ACCEPT", f"-i {BRIDGE} -o {link} -j ACCEPT"]
     body.append(f"-i {BRIDGE} -o {BRIDGE} -j ACCEPT")
@@ -67,24 +70,26 @@ def parse(save: str) -> Ruleset | None:
 def restore(want: Ruleset | None, save: str) -> str:
     """Return the one ``iptables-restore --noflush`` input that leads from ``save`` to ``want``; None removes all.
 
-    Every jump of ours is deleted as it stands (a deletion of one that is not there would abort the whole input).
+    What is marked ours and stands outside of our chains goes: every jump to them (a removal takes those from other
+    chains too, else ours could not go), and the drop rules of the Go tool. Each is deleted as it stands, since a
+    deletion of a rule that is not there aborts the whole input. Empty when there is nothing to do.
     """
     out: list[str] = []
     for table, base, chain, body in (
         ("filter", "FORWARD", FORWARD, want.filter_rules if want else ()),
         ("nat", "POSTROUTING", POSTROUTING, want.nat_rules if want else ()),
     ):
-        jumps, there = _ours(save, table, base, chain)
-        out.append(f"*{table}")
-        if want is not None or there:
-            out.append(f":{chain} - [0:0]")
-        out += [f"-D {base} {jump}" for jump in jumps]
-        if want is None:
-            out += [f"-F {chain}", f"-X {chain}"] if there else []
-        else:
-            out += [f"-F {chain}", *(f"-A {chain} {rule}" for rule in body), f"-I {base} 1 -j {chain}"]
-        out.append("COMMIT")
-    return "\n".join(out) + "\n"
+        there, outside = _ours(save, table, base, chain)
+        deletions = [f"-D {where} {rule}" for where, rule in outside if where == base or want is None]
+        if want is not None:
+            filled = [f"-A {chain} {rule}" for rule in body]
+            out += [f"*{table}", f":{chain} - [0:0]", *deletions, f"-F {chain}", *filled]
+            out += [f"-I {base} 1 -j {chain}", "COMMIT"]
+        elif there:
+            out += [f"*{table}", *deletions, f"-F {chain}", f"-X {chain}", "COMMIT"]
+        elif deletions:
+            out += [f"*{table}", *deletions, "COMMIT"]
+    return "".join(f"{line}\n" for line in out)
 
 
 def _position(rules_of_base: Sequence[str], chain: str) -> int:
@@ -93,16 +98,20 @@ def _position(rules_of_base: Sequence[str], chain: str) -> int:
     return places[0] if len(places) == plain == 1 else 0
 
 
-def _ours(save: str, wanted: str, base: str, chain: str) -> tuple[list[str], bool]:
-    table, jumps, there = "", [], False
+def _ours(save: str, wanted: str, base: str, chain: str) -> tuple[bool, list[tuple[str, str]]]:
+    """Return whether our chain is there, and what is ours outside of it: (chain, rule)."""
+    table, there = "", False
+    outside: list[tuple[str, str]] = []
     for line in save.splitlines():
         if line.startswith("*"):
             table = line[1:].strip()
         elif table == wanted and line.startswith(f":{chain} "):
             there = True
-        elif table == wanted and line.startswith(f"-A {base} ") and _jumps(line, chain):
-            jumps.append(line.removeprefix(f"-A {base} "))
-    return jumps, there
+        elif table == wanted and line.startswith("-A "):
+            where, _, rule = line.removeprefix("-A ").partition(" ")
+            if where != chain and (_jumps(rule, chain) or (where == base and _DROP in f" {rule} ")):
+                outside.append((where, rule))
+    return there, outside
 
 
 def _jumps(rule: str, chain: str) -> bool:

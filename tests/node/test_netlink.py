@@ -1,0 +1,128 @@
+"""What the kernel says of links and addresses, and what its refusals become."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Interface
+from typing import Any
+
+import pytest
+
+from cocoon_net.errors import NodeError, NodeTransient, Refused
+from cocoon_net.node import netlink
+
+
+def test_a_refusal_says_what_was_wanted_and_whether_looking_again_may_help() -> None:
+    denied = netlink.refusal(errno.EPERM, "set up on eth1")
+    assert isinstance(denied, Refused)
+    assert denied.message == "cannot set up on eth1: Operation not permitted (EPERM)"
+    assert "CAP_NET_ADMIN" in denied.hint
+    for code in (errno.EBUSY, errno.ENOBUFS, errno.ENODEV, errno.EEXIST):
+        assert isinstance(netlink.refusal(code, "x"), NodeTransient)
+    lasting = netlink.refusal(errno.EINVAL, "x", "MTU too small")
+    assert isinstance(lasting, NodeError) and not lasting.retryable
+    assert "MTU too small" in lasting.message and lasting.code == "EINVAL"
+
+
+def test_importing_the_inventories_does_not_import_pyroute2() -> None:
+    code = (
+        "import sys; import cocoon_net.node.bridge, cocoon_net.node.links, cocoon_net.node.routes; "
+        "sys.exit('pyroute2' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0
+
+
+@pytest.mark.root
+def test_without_the_capability_we_are_told_so(namespace: Any, powerless: Callable[[str], str]) -> None:
+    namespace.interface("eth1", "00:16:3e:00:00:01")
+    said = powerless(
+        "from cocoon_net.node import netlink\n"
+        "from cocoon_net.errors import Refused\n"
+        "index = netlink.link('eth1').index\n"
+        "try: netlink.set_link(index, up=True, name='eth1')\n"
+        "except Refused as error: print(error.message, '/', error.hint)\n"
+    )
+    assert said.startswith("cannot set state up on eth1: Operation not permitted (EPERM")
+    assert "CAP_NET_ADMIN" in said
+
+
+@pytest.mark.root
+def test_a_link_that_is_not_there_is_none_and_deleting_it_is_done(namespace: Any) -> None:
+    assert netlink.link("eth9") is None
+    netlink.delete_link(4711, name="eth9")
+    with pytest.raises(NodeTransient, match="cannot set state up on eth9: No such device"):
+        netlink.set_link(4711, up=True, name="eth9")
+
+
+@pytest.mark.root
+def test_the_kernel_s_own_words_reach_the_operator(namespace: Any) -> None:
+    namespace.interface("eth1", "00:16:3e:00:00:01")
+    link = netlink.link("eth1")
+    assert link is not None
+    with pytest.raises(NodeError, match=r"cannot set mtu 12 on eth1: .*EINVAL"):
+        netlink.set_link(link.index, mtu=12, name="eth1")
+
+
+@pytest.mark.root
+def test_links_are_described(namespace: Any) -> None:
+    namespace.interface("eth1", "00:16:3E:00:00:01", mtu=1400)
+    netlink.add_bridge("br0", mac="02:00:00:00:00:01", mtu=1450)
+    namespace.ip("link set eth1 master br0 up alias one")
+    found = {link.name: link for link in netlink.links()}
+    eth1, bridge = found["eth1"], found["br0"]
+    assert (eth1.mac, eth1.mtu, eth1.up, eth1.kind) == ("00:16:3e:00:00:01", 1400, True, "veth")
+    assert (eth1.port_of, eth1.master, eth1.alias) == ("bridge", bridge.index, "one")
+    assert (bridge.kind, bridge.mac, bridge.up) == ("bridge", "02:00:00:00:00:01", False)
+    assert not eth1.has_device
+
+
+@pytest.mark.root
+def test_addresses_come_and_go_and_both_twice(namespace: Any) -> None:
+    netlink.add_bridge("br0", mac="02:00:00:00:00:01", mtu=1500)
+    link = netlink.link("br0")
+    assert link is not None
+    namespace.ip("addr add fd00::1/64 dev br0")
+    one = IPv4Interface("172.20.100.1/24")
+    netlink.add_address(link.index, one)
+    netlink.add_address(link.index, one)
+    assert netlink.addresses(link.index) == (one,)
+    netlink.delete_address(link.index, one)
+    netlink.delete_address(link.index, one)
+    assert netlink.addresses(link.index) == ()
+
+
+@pytest.mark.root
+def test_the_default_route_s_link_is_that_of_the_lowest_metric(namespace: Any) -> None:
+    assert netlink.default_route_link() == ""
+    for number, metric in ((1, 100), (2, 50)):
+        namespace.interface(f"eth{number}", f"00:16:3e:00:00:0{number}")
+        namespace.ip(f"link set eth{number} up")
+        namespace.ip(f"addr add 10.0.{number}.2/24 dev eth{number}")
+        namespace.ip(f"route add default via 10.0.{number}.1 metric {metric}")
+    assert netlink.default_route_link() == "eth2"
+
+
+@pytest.mark.root
+def test_many_short_lived_threads_ask_through_one_socket(namespace: Any) -> None:
+    netlink.links()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: netlink.links(), range(16)))
+        assert all([link.name for link in links] == ["lo"] for links in answers)
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+@pytest.mark.root
+def test_a_forked_child_does_not_share_the_parent_s_socket(namespace: Any) -> None:
+    assert netlink.links()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if netlink.links() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert netlink.links()

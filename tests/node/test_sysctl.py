@@ -1,0 +1,82 @@
+"""Kernel settings: read, written, restored, and absent with their link."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cocoon_net.engine.model import Change, Verb
+from cocoon_net.errors import InvariantError, NodeError, NodeTransient, Refused
+from cocoon_net.node import sysctl
+from cocoon_net.node.sysctl import FORWARD, Sysctls, names, rp_filter
+from cocoon_net.records import Link, Sysctl
+
+
+def test_the_settings_follow_from_what_is_known_of_links(context: Any) -> None:
+    assert names(context()) == (FORWARD, rp_filter("all"), rp_filter("cni0"))
+    links = {"eni-1": Link(up=True, name="eth1"), "eni-2": Link(up=True, name="ens5.7"), "eni-3": Link(up=True)}
+    cx = context({"primary_nic": "eth0"}, links=links, sysctl={"net.ipv4.tcp_ecn": Sysctl("net.ipv4.tcp_ecn", "1")})
+    assert names(cx)[3:] == (rp_filter("eth0"), rp_filter("eth1"), "net.ipv4.conf.ens5/7.rp_filter", "net.ipv4.tcp_ecn")
+
+
+def test_a_read_only_proc_is_explained(context: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sysctl, "PROC", tmp_path)
+    (tmp_path / "net/ipv4/ip_forward").mkdir(parents=True)
+    with pytest.raises(NodeError, match=r"cannot read net\.ipv4\.ip_forward: Is a directory"):
+        Sysctls().observe(context())
+
+
+def test_a_name_cannot_leave_proc_sys(context: Any) -> None:
+    with pytest.raises(InvariantError, match="is no name of a setting"):
+        Sysctls().apply(Change("sysctl", "x", Verb.UPDATE, Sysctl("net.//.//.etc", "1"), None), "t", context())
+
+
+@pytest.mark.root
+def test_the_settings_of_a_missing_link_are_absent_and_waited_for(namespace: Any, context: Any) -> None:
+    cx = context({"primary_nic": "eth0"})
+    assert sorted(Sysctls().observe(cx)) == [rp_filter("all"), FORWARD]
+    with pytest.raises(NodeTransient, match=r"cannot set net\.ipv4\.conf\.cni0\.rp_filter to 0"):
+        Sysctls().apply(Change("sysctl", rp_filter("cni0"), Verb.CREATE, Sysctl(rp_filter("cni0"), "0"), None), "t", cx)
+    Sysctls().apply(Change("sysctl", rp_filter("cni0"), Verb.DELETE, None, Sysctl(rp_filter("cni0"), "0")), "t", cx)
+
+
+@pytest.mark.root
+def test_a_setting_is_changed_and_restored(namespace: Any, context: Any, converge: Callable[..., list[Change]]) -> None:
+    namespace.interface("odd.name", "00:16:3e:00:00:01")
+    key = rp_filter("odd.name")
+    namespace.run("sysctl", "-w", "net/ipv4/conf/odd.name/rp_filter=2")
+    cx = context(links={"eni-1": Link(up=True, name="odd.name")})
+    before = Sysctls().observe(cx)
+    assert before[key] == Sysctl(key, "2")
+    want = {key: Sysctl(key, "0"), FORWARD: Sysctl(FORWARD, "1")}
+    assert {change.verb for change in converge(Sysctls(), cx, "sysctl", want)} == {Verb.UPDATE}
+    assert namespace.run("sysctl", "-n", "net/ipv4/conf/odd.name/rp_filter").strip() == "0"
+    converge(Sysctls(), cx, "sysctl", {key: before[key]})
+    assert namespace.run("sysctl", "-n", "net/ipv4/conf/odd.name/rp_filter").strip() == "2"
+
+
+@pytest.mark.root
+def test_deleting_one_gives_it_the_value_of_new_links(namespace: Any, context: Any) -> None:
+    namespace.run("sysctl", "-w", "net.ipv4.conf.default.rp_filter=1")
+    namespace.interface("eth1", "00:16:3e:00:00:01")
+    key = rp_filter("eth1")
+    cx = context(links={"eni-1": Link(up=True, name="eth1")})
+    Sysctls().apply(Change("sysctl", key, Verb.UPDATE, Sysctl(key, "0"), None), "t", cx)
+    Sysctls().apply(Change("sysctl", key, Verb.DELETE, None, Sysctl(key, "0")), "t", cx)
+    assert Sysctls().observe(cx)[key] == Sysctl(key, "1")
+
+
+@pytest.mark.root
+def test_without_root_it_is_refused(namespace: Any, powerless: Callable[[str], str]) -> None:
+    said = powerless(
+        "import os; os.setgid(65534); os.setuid(65534)\n"
+        "from cocoon_net.errors import Refused\n"
+        "from cocoon_net.node.sysctl import _write\n"
+        "try: _write('net.ipv4.ip_forward', '1')\n"
+        "except Refused as error: print(error.message)\n"
+    )
+    assert said.startswith("cannot set net.ipv4.ip_forward to 1: ")
+    assert issubclass(Refused, Exception)
