@@ -8,6 +8,7 @@ read them, and integer seconds in the DHCP tables, which the hot path reads back
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -97,6 +98,30 @@ CREATE TABLE ledger (               -- what we look after
 """
 
 _DHCP = """
+CREATE TABLE pool (                 -- what may be leased; one row
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    record TEXT NOT NULL,           -- JSON of records.Pool
+    updated_at INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE leases (               -- what was promised; offers are never written down
+    address INTEGER PRIMARY KEY,    -- as an integer; times in Unix seconds
+    state TEXT NOT NULL,            -- free, bound, cooling, quarantined
+    ends INTEGER NOT NULL,          -- when the state ends by itself
+    mac TEXT NOT NULL,              -- the client, also the last one of a free address; '' for nobody
+    since INTEGER NOT NULL,
+    client_id BLOB NOT NULL,
+    hostname TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE history (              -- what became of leases, and why
+    id INTEGER PRIMARY KEY,
+    at INTEGER NOT NULL,
+    address INTEGER NOT NULL,
+    mac TEXT NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL
+) STRICT;
 """
 
 
@@ -129,7 +154,12 @@ def open_database(path: Path) -> Database:
 
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # Only a new file may be opened other than by SQLite: closing any descriptor of it would take away the locks
+        # of this process's other connections (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except PermissionError as error:
         raise Refused(f"{path} cannot be written: {error.strerror}", hint="run as root") from error
     except OSError as error:

@@ -1,0 +1,218 @@
+"""The durable side of DHCP: what has been promised, on disk before it is spoken.
+
+One transaction with ``synchronous=FULL`` for a whole batch; plain ``sqlite3`` underneath, for sqlite-utils builds its
+SQL anew for each row (1.1 ms). The server reads everything once, at the start, and only writes afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from ipaddress import AddressValueError, IPv4Address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cocoon_net import records
+from cocoon_net.dhcp.lease import Lease, State
+from cocoon_net.engine.model import Change, Context, Seen, Verb
+from cocoon_net.errors import InvariantError, StoreError
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+HISTORY = 100_000
+"""Rows of history that are kept, about 8 MB."""
+
+PATIENCE = 1_000
+"""Milliseconds to wait for another writer of the database: a client asks again after 4 s."""
+
+_PUT = (
+    "INSERT OR REPLACE INTO leases (address, state, ends, mac, since, client_id, hostname) VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+_NOTE = "INSERT INTO history (at, address, mac, state, reason) VALUES (?, ?, ?, ?, ?)"
+_LEASES = "SELECT address, state, ends, mac, since, client_id, hostname FROM leases"
+
+
+class Note(NamedTuple):
+    """One line of history."""
+
+    at: int
+    address: int
+    mac: str
+    state: str
+    reason: str
+
+
+class Book:
+    """The tables ``leases``, ``pool`` and ``history`` of one database. One writer: the server's loop."""
+
+    def __init__(self, database: Database) -> None:
+        self._connection = database.conn
+        self._connection.execute(f"PRAGMA busy_timeout = {PATIENCE}")
+        self.commits = 0
+
+    def leases(self) -> list[Lease]:
+        """Read every lease, some 200,000 a second. Raises StoreError when one cannot be read."""
+        try:
+            return [
+                Lease(address, State(state), ends, _bytes(mac), since, client_id, hostname)
+                for address, state, ends, mac, since, client_id, hostname in self._connection.execute(_LEASES)
+            ]
+        except (sqlite3.Error, ValueError) as error:
+            raise StoreError(
+                f"the leases cannot be read: {error}", hint="see 'A damaged database' in docs/operations.md"
+            ) from error
+
+    def commit(self, leases: Iterable[Lease], notes: Iterable[Note]) -> None:
+        """Make a batch durable, all of it or nothing: on return it has survived a power cut. Raises StoreError."""
+        connection = self._connection
+        rows = [
+            (address, state.value, ends, mac.hex(":"), since, client_id, hostname)
+            for address, state, ends, mac, since, client_id, hostname in leases
+        ]
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(_PUT, rows)
+            connection.executemany(_NOTE, notes)
+            connection.commit()
+        except sqlite3.Error as error:
+            self._abandon()
+            raise StoreError(
+                f"{len(rows)} leases could not be written: {error}",
+                hint="look at the space left in the state directory",
+            ) from error
+        self.commits += 1
+
+    def trim(self, keep: int = HISTORY) -> None:
+        """Forget all but the newest ``keep`` rows of history. Raises StoreError."""
+        try:
+            with self._connection:
+                self._connection.execute("DELETE FROM history WHERE id <= (SELECT max(id) FROM history) - ?", (keep,))
+        except sqlite3.Error as error:
+            self._abandon()
+            raise StoreError(f"the history of leases could not be trimmed: {error}") from error
+
+    def history(self, mac: str = "", most: int = 100) -> list[Note]:
+        """Return the newest lines, oldest first; of one client when ``mac`` is given (lower case, colons)."""
+        query = "SELECT at, address, mac, state, reason FROM history {} ORDER BY id DESC LIMIT ?"
+        where, values = ("WHERE mac = ?", (mac, most)) if mac else ("", (most,))
+        try:
+            return [Note(*row) for row in self._connection.execute(query.format(where), values)][::-1]
+        except sqlite3.Error as error:
+            raise StoreError(f"the history of leases cannot be read: {error}") from error
+
+    def pool(self) -> records.Pool | None:
+        """Read what may be leased; None before the first init. Raises StoreError."""
+        try:
+            row = self._connection.execute("SELECT record FROM pool WHERE id = 1").fetchone()
+            if row is None:
+                return None
+            pool = records.decode(json.loads(row[0]))
+        except (sqlite3.Error, ValueError) as error:
+            raise StoreError(f"the pool cannot be read: {error}") from error
+        if not isinstance(pool, records.Pool):
+            raise InvariantError(f"the pool's row holds a {type(pool).__name__}")
+        return pool
+
+    def put_pool(self, pool: records.Pool | None, now: datetime) -> None:
+        """Write down what may be leased from now on; None forgets it, and every lease and their history with it.
+
+        Raises StoreError.
+        """
+        try:
+            with self._connection:
+                if pool is None:
+                    for table in ("pool", "leases", "history"):
+                        self._connection.execute(f"DELETE FROM {table}")
+                else:
+                    row = (json.dumps(records.encode(pool), separators=(",", ":")), int(now.timestamp()))
+                    self._connection.execute(
+                        "INSERT OR REPLACE INTO pool (id, record, updated_at) VALUES (1, ?, ?)", row
+                    )
+        except sqlite3.Error as error:
+            self._abandon()
+            raise StoreError(
+                f"the pool could not be written: {error}", hint="look at the space left in the state directory"
+            ) from error
+
+    def adopt(self, path: Path, now: int) -> list[str]:
+        """Take over the Go tool's leases.json, when this book has no lease yet; returns a complaint per bad row.
+
+        Leases that have ended are kept as their client's last address. Raises StoreError when the file is there and
+        cannot be read as a whole: starting without it would give one address to two guests.
+        """
+        if self._connection.execute("SELECT 1 FROM leases LIMIT 1").fetchone():
+            return []
+        try:
+            rows = json.loads(path.read_bytes()) or []
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"the leases of the Go cocoon-net cannot be taken over from {path}: {error}",
+                hint="repair the file, or move it away and expect every guest to ask for its address again",
+            ) from error
+        if not isinstance(rows, list):
+            raise StoreError(f"{path} is not a list of leases", hint="repair the file, or move it away")
+        by_mac: dict[bytes, Lease] = {}
+        complaints: list[str] = []
+        for row in rows:
+            try:
+                lease = _foreign(row, now)
+            except (AddressValueError, ValueError, TypeError, KeyError) as error:
+                complaints.append(f"{path}: skipped {row!r}: {error}")
+            else:
+                by_mac[lease.mac] = lease
+        by_address = {lease.address: lease for lease in by_mac.values()}
+        if by_address:
+            notes = [
+                Note(now, one.address, one.mac.hex(":"), one.state.value, "imported") for one in by_address.values()
+            ]
+            self.commit(by_address.values(), notes)
+        return complaints
+
+    def _abandon(self) -> None:
+        """Leave a transaction that failed; after a full disk SQLite may have left it already."""
+        if self._connection.in_transaction:
+            self._connection.rollback()
+
+
+class PoolInventory:
+    """The pool as the engine sees it: one key, ``pool``, that is a row of our own database."""
+
+    KEY = "pool"
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    def observe(self, cx: Context) -> Seen:
+        """Read the pool. Raises StoreError."""
+        pool = self._book.pool()
+        return {} if pool is None else {self.KEY: pool}
+
+    def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
+        """Write or forget the pool; forgetting takes the leases along. Raises StoreError."""
+        match change.verb, change.want:
+            case Verb.DELETE, _:
+                self._book.put_pool(None, cx.now)
+            case _, records.Pool() as pool:
+                self._book.put_pool(pool, cx.now)
+            case _, other:
+                raise InvariantError(f"the pool cannot become {other!r}")
+        return {}
+
+
+def _foreign(row: dict[str, Any], now: int) -> Lease:
+    mac, address = _bytes(row["mac"].replace("-", ":").lower()), int(IPv4Address(row["ip"]))
+    if len(mac) != 6:
+        raise ValueError(f"{row['mac']!r} is not a MAC")
+    ends = int(datetime.fromisoformat(row["expiry"]).timestamp())
+    if ends > now:
+        return Lease(address, State.BOUND, ends, mac, now)
+    return Lease(address, State.FREE, 0, mac, max(ends, 0))
+
+
+def _bytes(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))

@@ -1,0 +1,138 @@
+"""What a packet, a timer or an operator leads to: a value, so that deciding can be tested and undone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import lru_cache
+from ipaddress import IPv4Address
+from typing import NamedTuple
+
+from cocoon_net.dhcp.allocator import Allocator
+from cocoon_net.dhcp.lease import Lease, State, Trigger, move
+from cocoon_net.dhcp.options import MessageType
+from cocoon_net.events import Event, LeaseBound, LeaseExpired, LeaseReleased, LeaseRenewed
+
+
+class Reason(StrEnum):
+    """Why it was decided so; counted by the server, written to the history."""
+
+    OFFERED = "offered"
+    BOUND = "bound"
+    RENEWED = "renewed"
+    INFORMED = "informed"
+    RELEASED = "released"
+    DECLINED = "declined"
+    EXPIRED = "expired"
+    COOLED = "cooled"
+    HEALED = "healed"
+    EXHAUSTED = "no address is free"
+    OTHER_SERVER = "the client chose another server"
+    OTHER_SUBNET = "the relay is in another subnet"
+    NO_RECORD = "we have no record of the client"
+    NO_ADDRESS = "the message names no address"
+    NOT_ITS_OWN = "the address is not the client's"
+    NOT_A_REQUEST = "not a client's message"
+    WRONG_SUBNET = "the address is not in this subnet"
+    NOT_IN_POOL = "the address is not served here"
+    TAKEN = "the address belongs to another client"
+    NOT_AS_OFFERED = "another address was offered"
+
+
+class Decision(NamedTuple):
+    """What to say, what to write down first, and what to tell the rest of the program afterwards.
+
+    An address whose lease becomes ``BOUND`` is routed before the reply; one that stops being so is unrouted after
+    the commit.
+    """
+
+    reason: Reason
+    kind: MessageType | None = None
+    """The reply; None is silence."""
+    address: int = 0
+    """``yiaddr`` of the reply."""
+    seconds: int = 0
+    """The lease time that the reply promises."""
+    changes: tuple[Lease, ...] = ()
+    """To commit, all or none."""
+    offer: Lease | None = None
+    """To hold in memory."""
+    withdrawn: int = 0
+    """An offer to forget."""
+    events: tuple[Event, ...] = ()
+
+
+def silence(reason: Reason) -> Decision:
+    """Say nothing, change nothing."""
+    return Decision(reason)
+
+
+def bind(
+    table: Allocator, address: int, mac: bytes, seconds: int, now: int, client_id: bytes = b"", hostname: str = ""
+) -> Decision:
+    """Promise ``address`` to ``mac`` for ``seconds``; whatever else it held is given back in the same commit."""
+    old = table.at(address)
+    renewed = old.state is State.BOUND
+    lease = Lease(
+        address,
+        move(old.state, Trigger.RENEW if renewed else Trigger.BIND),
+        now + seconds,
+        mac,
+        old.since if renewed else now,
+        client_id,
+        hostname or (old.hostname if old.mac == mac else ""),
+    )
+    at, text, ip, until = when(now), name(mac), IPv4Address(address), when(now + seconds)
+    event = LeaseRenewed(at, ip, text, until) if renewed else LeaseBound(at, ip, text, until, lease.hostname)
+    reason = Reason.RENEWED if renewed else Reason.BOUND
+    held = table.held(mac)
+    if held is None or held.address == address:
+        return Decision(reason, MessageType.ACK, address, seconds, (lease,), events=(event,))
+    left = leave(table, held, now)
+    return Decision(reason, MessageType.ACK, address, seconds, (*left.changes, lease), events=(*left.events, event))
+
+
+def leave(table: Allocator, lease: Lease, now: int) -> Decision:
+    """Take ``lease`` from its client for good: it moves on, or the address is not ours to give any more."""
+    state = move(lease.state, Trigger.REBIND)
+    if lease.state is not State.BOUND:
+        return Decision(Reason.RELEASED, changes=(lease._replace(mac=b"", client_id=b""),))
+    event = LeaseReleased(when(now), IPv4Address(lease.address), name(lease.mac), "rebind")
+    cooling = Lease(lease.address, state, now + table.pool.terms.cooling, since=now)
+    return Decision(Reason.RELEASED, changes=(cooling,), events=(event,))
+
+
+def release(table: Allocator, lease: Lease, now: int, by: str) -> Decision:
+    """End a bound lease before its time; the address stays its client's while nobody else needs it."""
+    event = LeaseReleased(when(now), IPv4Address(lease.address), name(lease.mac), by)
+    return Decision(Reason.RELEASED, changes=(_cool(table, lease, Trigger.RELEASE, now),), events=(event,))
+
+
+def end(table: Allocator, lease: Lease, now: int) -> Decision:
+    """End whatever state of an address has run out of time."""
+    match lease.state:
+        case State.OFFERED:
+            return Decision(Reason.EXPIRED, withdrawn=lease.address)
+        case State.BOUND:
+            event = LeaseExpired(when(now), IPv4Address(lease.address), name(lease.mac))
+            return Decision(Reason.EXPIRED, changes=(_cool(table, lease, Trigger.EXPIRE, now),), events=(event,))
+        case _:
+            # Its client's name stays on it: whoever comes back finds its address again, if nobody took it.
+            state = move(lease.state, Trigger.REUSE)
+            reason = Reason.COOLED if lease.state is State.COOLING else Reason.HEALED
+            return Decision(reason, changes=(lease._replace(state=state, ends=0, since=now),))
+
+
+def _cool(table: Allocator, lease: Lease, trigger: Trigger, now: int) -> Lease:
+    return lease._replace(state=move(lease.state, trigger), ends=now + table.pool.terms.cooling, since=now)
+
+
+@lru_cache(maxsize=64)
+def when(seconds: int) -> datetime:
+    """Return Unix seconds as people and events know them; a batch asks for the same few again and again."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def name(mac: bytes) -> str:
+    """Return a MAC in lower case with colons."""
+    return mac.hex(":")

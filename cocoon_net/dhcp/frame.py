@@ -1,0 +1,140 @@
+"""Ethernet frames with one DHCP datagram in them: the kernel's filter, unwrapping, wrapping (RFC 791, 768, 1071).
+
+A packet socket sees a guest's frame with the name of the bridge port it came in by, before the bridge takes it; that
+is how we know who speaks. The filter runs in the kernel for every frame of the namespace, so it says no early, and to
+everything that a UDP socket on the bridge would not have got: other hosts' frames, fragments, other addresses.
+"""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import IPv4Address
+
+CLIENT_PORT, SERVER_PORT = 68, 67
+EVERYBODY = b"\xff" * 6
+
+_IP = struct.Struct("!BBHHHBBH4s4s")
+_UDP = struct.Struct("!HHHH")
+_ETHERNET = 14
+_MOD = 0xFFFF
+
+_LOAD_WORD, _LOAD_HALF, _LOAD_BYTE, _LOAD_INDEXED_HALF = 0x20, 0x28, 0x30, 0x48
+_LOAD_HEADER_LENGTH, _EQUAL, _ANY_BIT, _RETURN = 0xB1, 0x15, 0x45, 0x06
+_INSTRUCTION = struct.Struct("HBBI")
+_KERNEL = 0xFFFFF000  # SKF_AD_OFF, linux/filter.h
+_LINK_INDEX, _TAGGED = _KERNEL + 8, _KERNEL + 48  # SKF_AD_IFINDEX, SKF_AD_VLAN_TAG_PRESENT
+
+
+def kernel_filter(bridge_index: int, bridge_mac: bytes, server: int) -> bytes:
+    """Assemble the classic BPF program: DHCP requests for us, as the ports of the bridge see them.
+
+    The bridge shows each frame a second time as its own; that one is dropped. Returns struct sock_filter[].
+    """
+    program: list[tuple[int, int, str, str] | str] = [  # (code, k, where to when true, when false); or a label
+        (_LOAD_HALF, 12, "", ""),
+        (_EQUAL, 0x0800, "", "drop"),  # IPv4
+        (_LOAD_BYTE, 23, "", ""),
+        (_EQUAL, 17, "", "drop"),  # UDP
+        (_LOAD_HALF, 20, "", ""),
+        (_ANY_BIT, 0x3FFF, "drop", ""),  # a fragment
+        (_LOAD_HEADER_LENGTH, _ETHERNET, "", ""),
+        (_LOAD_INDEXED_HALF, _ETHERNET + 2, "", ""),
+        (_EQUAL, SERVER_PORT, "", "drop"),
+        (_LOAD_WORD, _LINK_INDEX, "", ""),
+        (_EQUAL, bridge_index, "drop", ""),
+        (_LOAD_WORD, _TAGGED, "", ""),
+        (_EQUAL, 0, "", "drop"),
+        (_LOAD_WORD, 30, "", ""),  # to which address
+        (_EQUAL, 0xFFFFFFFF, "mac", ""),
+        (_EQUAL, server, "", "drop"),
+        "mac",
+        (_LOAD_WORD, 0, "", ""),
+        (_EQUAL, 0xFFFFFFFF, "rest of everybody", ""),
+        (_EQUAL, int.from_bytes(bridge_mac[:4]), "", "drop"),
+        (_LOAD_HALF, 4, "", ""),
+        (_EQUAL, int.from_bytes(bridge_mac[4:]), "accept", "drop"),
+        "rest of everybody",
+        (_LOAD_HALF, 4, "", ""),
+        (_EQUAL, 0xFFFF, "accept", "drop"),
+        "accept",
+        (_RETURN, 0xFFFF, "", ""),
+        "drop",
+        (_RETURN, 0, "", ""),
+    ]
+    return _assemble(program)
+
+
+def _assemble(program: list[tuple[int, int, str, str] | str]) -> bytes:
+    labels: dict[str, int] = {}
+    instructions: list[tuple[int, int, str, str]] = []
+    for line in program:
+        if isinstance(line, str):
+            labels[line] = len(instructions)
+        else:
+            instructions.append(line)
+    return b"".join(
+        _INSTRUCTION.pack(code, *(labels[where] - at - 1 if where else 0 for where in (true, false)), k)
+        for at, (code, k, true, false) in enumerate(instructions)
+    )
+
+
+def silence() -> bytes:
+    """Assemble the program that drops everything: for a socket that claims a port and only sends."""
+    return _INSTRUCTION.pack(_RETURN, 0, 0, 0)
+
+
+def unwrap(frame: bytes) -> bytes | None:
+    """Return the UDP payload of a frame that passed the filter; None when its lengths or its checksum are wrong.
+
+    Between a guest's virtio or veth and us nobody has filled in the UDP checksum yet: the field then holds the sum of
+    the pseudo header alone (CHECKSUM_PARTIAL), which is as good as right, for no wire was in between.
+    """
+    size = len(frame)
+    if size < _ETHERNET + 28:
+        return None
+    header = (frame[_ETHERNET] & 0x0F) * 4
+    start = _ETHERNET + header
+    total = int.from_bytes(frame[16:18])
+    if frame[_ETHERNET] >> 4 != 4 or header < 20 or total < header + 8 or _ETHERNET + total > size:
+        return None
+    _, _, length, checksum = _UDP.unpack_from(frame, start)
+    if length < 8 or header + length > total:
+        return None
+    datagram = frame[start : start + length]
+    if checksum:
+        pseudo = int.from_bytes(frame[26:34]) + 17 + length
+        if checksum % _MOD != pseudo % _MOD and (_sum(datagram) + pseudo) % _MOD:
+            return None
+    return datagram[8:]
+
+
+def wrap(payload: bytes, source_mac: bytes, target_mac: bytes, source: int, target: int) -> bytes:
+    """Put a reply into UDP 67 -> 68, IPv4 and Ethernet, both checksums valid.
+
+    One's complement addition is arithmetic modulo 65535, so one big division sums a datagram (RFC 1071 §2).
+    """
+    length = len(payload) + 8
+    addresses = source << 32 | target
+    ip = (0x4510 + 0x4011 + length + 20 + addresses) % _MOD
+    datagram = _UDP.pack(SERVER_PORT, CLIENT_PORT, length, 0) + payload
+    checksum = _MOD - (_sum(datagram) + addresses + 17 + length) % _MOD
+    return b"".join(
+        (
+            target_mac,
+            source_mac,
+            b"\x08\x00",
+            _IP.pack(0x45, 0x10, length + 20, 0, 0, 64, 17, _MOD - ip, source.to_bytes(4), target.to_bytes(4)),
+            _UDP.pack(SERVER_PORT, CLIENT_PORT, length, checksum),
+            payload,
+        )
+    )
+
+
+def _sum(data: bytes) -> int:
+    value = int.from_bytes(data)
+    return (value << 8 if len(data) & 1 else value) % _MOD
+
+
+def dotted(address: int) -> str:
+    """Return an address as the socket module wants it."""
+    return str(IPv4Address(address))

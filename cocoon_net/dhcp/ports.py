@@ -1,0 +1,129 @@
+"""The sockets of the server: frames in from the bridge's ports, replies out by the port that asked (packet(7)).
+
+The packet socket hears every link of the namespace through a filter in the kernel; a UDP socket claims port 67 of the
+bridge, so that the kernel sends no "port unreachable" and a second server is noticed, and speaks to relays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import socket
+import struct
+
+from cocoon_net.dhcp import frame
+from cocoon_net.dhcp.frame import EVERYBODY, SERVER_PORT
+from cocoon_net.dhcp.reply import Destination, Way
+from cocoon_net.dhcp.watch import Watch
+from cocoon_net.errors import CocoonError, NodeError, NodeTransient, Refused
+
+BATCH = 512
+"""Frames taken per wake-up: one commit for all of them, and 20 ms of work at most."""
+
+_EVERY_PROTOCOL, _IPV4 = 0x0003, 0x0800
+_SO_ATTACH_FILTER, _SO_RCVBUFFORCE, _SOL_PACKET, _IGNORE_OUTGOING = 26, 33, 263, 23
+_RECEIVE_BUFFER = 8 << 20
+_LARGEST_FRAME = 4096
+
+
+class Ports:
+    """Open sockets on one bridge, as it is now; a bridge that is made anew needs new ones.
+
+    Raises NodeTransient while there is no such bridge, NodeError when port 67 is taken, Refused without CAP_NET_RAW.
+    """
+
+    def __init__(self, watch: Watch, name: str, server: int) -> None:
+        bridge = watch.bridge
+        if bridge is None or not bridge.up:
+            state = "down" if bridge else "not there"
+            raise NodeTransient(f"the bridge {name} is {state}", hint="run `cocoon-net init`, or wait for it")
+        self._watch = watch
+        self._name = name
+        self._mac = bridge.mac
+        self._server = server
+        self._relays = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        self.socket = self._relays
+        try:
+            _attach(self._relays, frame.silence())
+            self._relays.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name.encode() + b"\0")
+            self._relays.bind(("0.0.0.0", SERVER_PORT))
+            kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            self.socket = socket.socket(socket.AF_PACKET, kind, socket.htons(_EVERY_PROTOCOL))
+            _attach(self.socket, frame.kernel_filter(watch.index, bridge.mac, server))
+            self.socket.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
+            self.socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+            with contextlib.suppress(BlockingIOError):
+                while True:  # what came in before the filter did, of whatever kind
+                    self.socket.recv(1)
+        except OSError as error:
+            self.close()
+            raise _refusal(error, name) from error
+
+    def receive(self) -> list[tuple[bytes, str]]:
+        """Return up to ``BATCH`` frames that ports of the bridge sent, each with the port's name."""
+        out: list[tuple[bytes, str]] = []
+        ports, take = self._watch.ports, self.socket.recvfrom
+        for _ in range(BATCH):
+            try:
+                data, source = take(_LARGEST_FRAME)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno == errno.ENETDOWN:  # one link went down; the socket lives on
+                    continue
+                raise NodeTransient(f"cannot receive on {self._name}: {error.strerror}") from error
+            name = source[0]
+            if name not in ports:
+                self._watch.drain()  # a port so new that its notice is still queued
+                ports = self._watch.ports
+                if name not in ports:
+                    continue
+            out.append((data, name))
+        return out
+
+    def send(self, payload: bytes, destination: Destination, mac: bytes, port: str) -> bool:
+        """Send a reply; False when the kernel would not take it. The client asks again, so nobody waits for it.
+
+        Straight out of the port that asked: a guest's lease is nobody else's business, and a bridge without learning
+        would flood it.
+        """
+        try:
+            if destination.way is Way.RELAY:
+                self._relays.sendto(payload, (frame.dotted(destination.address), SERVER_PORT))
+                return True
+            target = mac if destination.way is Way.DIRECT else EVERYBODY
+            data = frame.wrap(payload, self._mac, target, self._server, destination.address)
+            self.socket.sendto(data, (port, _IPV4))
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close both sockets."""
+        self.socket.close()
+        self._relays.close()
+
+
+def _attach(sock: socket.socket, program: bytes) -> None:
+    """Give a socket its classic BPF program (struct sock_fprog: count, pointer)."""
+    code = ctypes.create_string_buffer(program, len(program))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program) // 8, ctypes.addressof(code)))
+
+
+def _refusal(error: OSError, name: str) -> CocoonError:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return NodeError(
+                f"UDP port 67 of {name} is taken: another DHCP server runs here",
+                hint="`ss -ulpn 'sport = :67'` names it; stop it, e.g. `systemctl disable --now dnsmasq`",
+            )
+        case errno.EPERM | errno.EACCES:
+            return Refused(
+                f"may not open DHCP sockets on {name}: {error.strerror}", hint="run as root, or with CAP_NET_RAW"
+            )
+        case errno.ENODEV | errno.ENXIO:
+            return NodeTransient(f"the bridge {name} has just gone")
+        case _:
+            return NodeError(f"cannot open DHCP sockets on {name}: {os.strerror(error.errno or 0)}")

@@ -1,0 +1,105 @@
+"""leases.json, the one file that vk-cocoon reads: a picture of the book, never read back while we live.
+
+Each row is rendered when its lease changes, so that a picture of 60,000 leases is one join. Small tables are written
+before the ACK; larger ones by a thread that draws together what came meanwhile, well within the 50 ms that matter.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from loguru import logger
+
+from cocoon_net.dhcp.decision import name, when
+from cocoon_net.dhcp.frame import dotted
+from cocoon_net.dhcp.lease import Lease, State
+from cocoon_net.errors import CocoonError
+from cocoon_net.node.files import write_atomic
+
+AT_ONCE = 1_000
+"""Rows up to which a write takes a fraction of a millisecond."""
+
+APART = 0.02
+"""Seconds between two writes of a large table."""
+
+
+class LeaseFile:
+    """Writes the bound leases to ``path`` as ``[{"mac", "ip", "expiry"}]``, by rename, its time always moving on.
+
+    ``update`` belongs to the server's loop. A failure is logged and tried again with the next change: the file is a
+    courtesy to others, and the book has the truth.
+    """
+
+    def __init__(self, path: Path, write: Callable[[Path, bytes], None] | None = None) -> None:
+        self._path = path
+        self._write = write or _replace
+        self._rows: dict[int, bytes] = {}
+        self._dirty = threading.Event()
+        self._stop = threading.Event()
+        self._writing = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self.failures = 0
+        self.writes = 0
+
+    def load(self, leases: Iterable[Lease]) -> None:
+        """Start from what the book holds, and write it."""
+        self._rows.clear()
+        self._render(leases)
+        self._put()
+
+    def update(self, leases: Iterable[Lease]) -> None:
+        """Take in what was just committed; on return it is in the file, or will be after ``APART``."""
+        self._render(leases)
+        if len(self._rows) <= AT_ONCE:
+            self._put()
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="leases.json", daemon=True)
+            self._thread.start()
+        self._dirty.set()
+
+    def close(self) -> None:
+        """Write what is pending and stop the thread."""
+        self._stop.set()
+        self._dirty.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5.0)
+            self._thread = None
+
+    def _render(self, leases: Iterable[Lease]) -> None:
+        rows = self._rows
+        for lease in leases:
+            if lease.state is State.BOUND:
+                expiry = when(lease.ends).strftime("%Y-%m-%dT%H:%M:%SZ")
+                row = f'{{"mac":"{name(lease.mac)}","ip":"{dotted(lease.address)}","expiry":"{expiry}"}}'
+                rows[lease.address] = row.encode()
+            else:
+                rows.pop(lease.address, None)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._dirty.wait()
+            self._dirty.clear()
+            self._put()
+            self._stop.wait(APART)
+        if self._dirty.is_set():
+            self._put()
+
+    def _put(self) -> None:
+        with self._writing:
+            # One call into C, so that the loop cannot change the table while it is joined.
+            text = b",\n".join(self._rows.values())
+            try:
+                self._write(self._path, b"[" + text + b"]\n")
+            except CocoonError as error:
+                self.failures += 1
+                logger.error("{} is not up to date: {}", self._path, error.message)
+            else:
+                self.writes += 1
+
+
+def _replace(path: Path, data: bytes) -> None:
+    # No fsync: after a power cut it is written again from the book before the first guest is served.
+    write_atomic(path, data, 0o644, fsync=False)

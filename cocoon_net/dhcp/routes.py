@@ -1,0 +1,191 @@
+"""The /32 route of each lease: a machine per address, driven by leases, moved in batches.
+
+::
+
+    absent ── install ──▶ installing ── confirm ──▶ present ── withdraw ──▶ withdrawing ── confirm ──▶ absent
+      ▲                       │ fail                   ▲                         │ fail
+      └───────────────────────┘                        └─────────────────────────┘
+
+An ACK is spoken only from ``present``; an address goes to another client only from ``absent``. What the kernel does
+is confirmed by the kernel: a route that would not go is still present.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import datetime
+from enum import StrEnum
+from ipaddress import IPv4Address
+from typing import Protocol
+
+from transitions import Machine
+
+from cocoon_net.dhcp.lease import moves
+from cocoon_net.errors import CocoonError, InvariantError
+from cocoon_net.events import Event, RouteFailed, RouteInstalled, RouteWithdrawn
+
+
+class RouteState(StrEnum):
+    """Where a route is in its life."""
+
+    ABSENT = "absent"
+    INSTALLING = "installing"
+    PRESENT = "present"
+    WITHDRAWING = "withdrawing"
+
+
+class RouteTrigger(StrEnum):
+    """What can happen to a route."""
+
+    INSTALL = "install"
+    WITHDRAW = "withdraw"
+    CONFIRM = "confirm"
+    FAIL = "fail"
+    LOSE = "lose"
+    """The kernel dropped it, with its link."""
+    FIND = "find"
+    """The kernel has it already, from an earlier life of ours."""
+
+
+ROUTE_TRANSITIONS: tuple[tuple[RouteTrigger, RouteState, RouteState], ...] = (
+    (RouteTrigger.INSTALL, RouteState.ABSENT, RouteState.INSTALLING),
+    (RouteTrigger.CONFIRM, RouteState.INSTALLING, RouteState.PRESENT),
+    (RouteTrigger.FAIL, RouteState.INSTALLING, RouteState.ABSENT),
+    (RouteTrigger.WITHDRAW, RouteState.PRESENT, RouteState.WITHDRAWING),
+    (RouteTrigger.CONFIRM, RouteState.WITHDRAWING, RouteState.ABSENT),
+    (RouteTrigger.FAIL, RouteState.WITHDRAWING, RouteState.PRESENT),
+    (RouteTrigger.LOSE, RouteState.PRESENT, RouteState.ABSENT),
+    (RouteTrigger.FIND, RouteState.ABSENT, RouteState.PRESENT),
+)
+"""(trigger, from, to): every legal move."""
+
+
+def route_machine() -> Machine:
+    """Build the RouteMachine; it starts ``absent``."""
+    return Machine(
+        model=None,
+        states=[state.value for state in RouteState],
+        transitions=[[trigger.value, source.value, target.value] for trigger, source, target in ROUTE_TRANSITIONS],
+        initial=RouteState.ABSENT.value,
+        auto_transitions=False,
+    )
+
+
+ROUTE_MOVES: dict[tuple[RouteState, RouteTrigger], RouteState] = {
+    (RouteState(source), RouteTrigger(trigger)): RouteState(target)
+    for (source, trigger), target in moves(route_machine()).items()
+}
+"""The RouteMachine as a plain dict, for the hot path."""
+
+
+class Wire(Protocol):
+    """The kernel's side: ``cocoon_net.node.routewire.RouteWire`` of one link."""
+
+    def change(self, present: Sequence[int], absent: Sequence[int]) -> dict[int, int]:
+        """Have these routes and not those; returns the failures, address -> errno. Raises WorldError."""
+        ...
+
+    def present(self) -> set[int]:
+        """Return the addresses that have a route of ours."""
+        ...
+
+    def close(self) -> None:
+        """Close it."""
+        ...
+
+
+class Routes:
+    """The state of every route; absent ones are not kept. ``publish`` gets what happened."""
+
+    def __init__(self, publish: Callable[[Iterable[Event]], None], now: Callable[[], datetime]) -> None:
+        self._publish = publish
+        self._now = now
+        self._states: dict[int, RouteState] = {}
+        self._wire: Wire | None = None
+        self.failures = 0
+        """Refusals by the kernel since the start."""
+        self.doubtful = False
+        """Whether the kernel owes us an answer: only a new ``connect`` can say what it has."""
+
+    def state(self, address: int) -> RouteState:
+        """Return where the route of ``address`` is."""
+        return self._states.get(address, RouteState.ABSENT)
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def doubt(self) -> None:
+        """Note that what we remember may not be so."""
+        self.doubtful = True
+
+    def connect(self, wire: Wire, bound: Collection[int]) -> set[int]:
+        """Start on a (new) link: have the routes of ``bound`` and no other of ours; returns those that failed.
+
+        Nothing that we remember counts: the kernel is asked what it has. Raises WorldError.
+        """
+        self.disconnect()
+        for address in list(self._states):
+            self._move(address, RouteTrigger.LOSE)
+        found = wire.present()
+        self._wire, self.doubtful = wire, False
+        for address in found:
+            self._move(address, RouteTrigger.FIND)
+        failed = self.install([address for address in bound if address not in found])
+        return failed | self.withdraw([address for address in found if address not in bound])
+
+    def disconnect(self) -> None:
+        """Let go of the link; until the next ``connect`` every change fails."""
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
+
+    def install(self, addresses: Iterable[int]) -> set[int]:
+        """Have routes to ``addresses``; returns those that could not be had. Present ones cost nothing."""
+        todo = [address for address in addresses if self.state(address) is RouteState.ABSENT]
+        return self._change(todo, RouteTrigger.INSTALL)
+
+    def withdraw(self, addresses: Iterable[int]) -> set[int]:
+        """Have no routes to ``addresses``; returns those that would not go."""
+        todo = [address for address in addresses if self.state(address) is RouteState.PRESENT]
+        return self._change(todo, RouteTrigger.WITHDRAW)
+
+    def _change(self, todo: list[int], trigger: RouteTrigger) -> set[int]:
+        if not todo:
+            return set()
+        for address in todo:
+            self._move(address, trigger)
+        failures = self._ask(todo, trigger is RouteTrigger.INSTALL)
+        at, events = self._now(), list[Event]()
+        happened = RouteInstalled if trigger is RouteTrigger.INSTALL else RouteWithdrawn
+        for address in todo:
+            code = failures.get(address)
+            if code is None:
+                self._move(address, RouteTrigger.CONFIRM)
+                events.append(happened(at, IPv4Address(address)))
+            else:
+                self._move(address, RouteTrigger.FAIL)
+                self.failures += 1
+                events.append(RouteFailed(at, IPv4Address(address), code))
+        self._publish(events)
+        return set(failures)
+
+    def _ask(self, todo: list[int], installing: bool) -> dict[int, int]:
+        if self._wire is None:
+            return dict.fromkeys(todo, errno.ENODEV)
+        try:
+            return self._wire.change(todo, ()) if installing else self._wire.change((), todo)
+        except CocoonError:
+            # Nothing is known of any of them. Taken as failed: asking again for what is there already is harmless.
+            self.doubt()
+            return dict.fromkeys(todo, errno.EIO)
+
+    def _move(self, address: int, trigger: RouteTrigger) -> None:
+        state = self.state(address)
+        target = ROUTE_MOVES.get((state, trigger))
+        if target is None:
+            raise InvariantError(f"a route that is {state} cannot {trigger}")
+        if target is RouteState.ABSENT:
+            self._states.pop(address, None)
+        else:
+            self._states[address] = target

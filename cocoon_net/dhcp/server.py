@@ -1,0 +1,348 @@
+"""The DHCP server's loop: receive a batch, decide, route, commit, reply, tell.
+
+::
+
+    frames ─▶ unwrap ─▶ decode ─▶ decide ─▶ [ routes ─▶ one commit ─▶ leases.json ] ─▶ replies ─▶ events
+
+One thread owns the table, the book's connection and the sockets; others leave orders in a queue and wait for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from loguru import logger
+
+from cocoon_net import records
+from cocoon_net.clock import Clock, SystemClock
+from cocoon_net.dhcp import frame, wire
+from cocoon_net.dhcp.allocator import Allocator
+from cocoon_net.dhcp.batch import Batch, Settled
+from cocoon_net.dhcp.book import Book
+from cocoon_net.dhcp.decision import Decision, end, release
+from cocoon_net.dhcp.lease import Lease, State
+from cocoon_net.dhcp.options import MessageType
+from cocoon_net.dhcp.orders import Orders
+from cocoon_net.dhcp.pool import Pool, Terms
+from cocoon_net.dhcp.ports import Ports
+from cocoon_net.dhcp.projection import LeaseFile
+from cocoon_net.dhcp.reply import decide, destination, render
+from cocoon_net.dhcp.routes import Routes, RouteState, Wire
+from cocoon_net.dhcp.snapshot import Snapshot
+from cocoon_net.dhcp.watch import Watch
+from cocoon_net.dhcp.wire import Packet
+from cocoon_net.errors import CocoonError, NodeTransient, SpecError, StoreError
+from cocoon_net.events import Bus
+from cocoon_net.node.routewire import RouteWire
+from cocoon_net.records import BRIDGE
+
+_IDLE = 0.25
+_SWEEP = 2_048
+_TRIM_EVERY = 3_600
+
+
+class Server:
+    """Serves ``pool`` on the bridge ``link`` from ``book``. ``run`` is called in the network namespace to serve.
+
+    ``changed`` is called in the loop after each durable batch, before its replies, with the leases as they are now.
+    """
+
+    def __init__(
+        self,
+        book: Book,
+        pool: records.Pool,
+        link: str = BRIDGE,
+        *,
+        terms: Terms | None = None,
+        clock: Clock | None = None,
+        bus: Bus | None = None,
+        lease_file: LeaseFile | None = None,
+        changed: Callable[[Sequence[Lease]], None] | None = None,
+        connect: Callable[[int], Wire] = RouteWire,
+    ) -> None:
+        self._book = book
+        self._link = link
+        self._terms = terms or Terms()
+        self._clock = clock or SystemClock()
+        self._bus = bus or Bus()
+        self._lease_file = lease_file
+        self._changed = changed
+        self._connect = connect
+        self._table = Allocator(_pool(pool, self._terms), book.leases())
+        self._routes = Routes(self._bus.publish, self._clock.now)
+        self._unrouted: set[int] = set()
+        self._ports: Ports | None = None
+        self._disturbances = -1
+        self._orders = Orders()
+        self._decided: Counter[str] = Counter()
+        self._malformed: Counter[str] = Counter()
+        self._commit_failures = self._unsent = 0
+
+    # What other threads may call
+
+    def release(self, mac: str) -> bool:
+        """End the lease of ``mac`` at once; False when it has none. Its address stays its own while nobody needs it.
+
+        Raises SpecError for what is not a MAC, StoreError when it could not be made durable (the lease is kept then),
+        NodeTransient when the loop does not answer.
+        """
+        try:
+            key = bytes.fromhex(mac.replace(":", "").replace("-", ""))
+        except ValueError:
+            key = b""
+        if len(key) != wire.MAC_LENGTH:
+            raise SpecError(f"{mac!r} is not a MAC", hint="e.g. 02:00:5e:10:00:01")
+        return self._orders.ask(lambda now: self._release(key, now))
+
+    def reload(self, pool: records.Pool) -> None:
+        """Serve another pool from now on; leases of addresses that left it end when their clients ask again.
+
+        Raises SpecError for a pool without addresses, NodeTransient when the loop does not answer.
+        """
+        compiled = _pool(pool, self._terms)
+        self._orders.ask(lambda now: self._adopt(compiled))
+
+    def reconcile(self) -> None:
+        """Look at the kernel's routes again, have those of the leases and no other; done within a second.
+
+        For an audit that found a difference: routes that others removed are not noticed otherwise.
+        """
+        self._orders.ask(lambda now: self._routes.doubt())
+
+    def leases(self) -> list[Lease]:
+        """Return the bound leases."""
+        return [lease for lease in list(self._table.leases.values()) if lease.state is State.BOUND]
+
+    def snapshot(self) -> Snapshot:
+        """Return the counts of this moment; cheap."""
+        counts = dict(self._table.counts)
+        return Snapshot(
+            serving=self._ports is not None,
+            size=len(self._table.pool.members),
+            free=self._table.free,
+            bound=counts[State.BOUND],
+            offered=counts[State.OFFERED],
+            cooling=counts[State.COOLING],
+            quarantined=counts[State.QUARANTINED],
+            routes=len(self._routes),
+            commits=self._book.commits,
+            commit_failures=self._commit_failures,
+            route_failures=self._routes.failures,
+            unsent=self._unsent,
+            decided=dict(self._decided),
+            malformed=dict(self._malformed),
+        )
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until the server serves; False when it does not within ``seconds``."""
+        return self._orders.wait(seconds)
+
+    # The loop
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve until ``stop``; at most a quarter of a second longer. Routes stay when it ends: guests live on.
+
+        Raises NodeTransient when there is no such bridge, NodeError when port 67 is taken, Refused, StoreError.
+        A bridge that goes away later is waited for.
+        """
+        with contextlib.ExitStack() as stack:
+            watch = Watch(self._link)
+            stack.callback(watch.close)
+            stack.callback(self._close)
+            self._open(watch)
+            if self._lease_file is not None:
+                self._lease_file.load(self.leases())
+                stack.callback(self._lease_file.close)
+            poller = select.poll()
+            for descriptor in (self._orders.descriptor, watch.socket.fileno()):
+                poller.register(descriptor, select.POLLIN)
+            heard: int | None = None
+            self._orders.open()
+            stack.callback(self._orders.close)
+            tick, trim = 0.0, self._clock.monotonic() + _TRIM_EVERY
+            while not stop.is_set():
+                if self._ports is not None and self._ports.socket.fileno() != heard:
+                    heard = self._ports.socket.fileno()
+                    poller.register(heard, select.POLLIN)
+                ready = {descriptor for descriptor, _ in poller.poll(_IDLE * 1000)}
+                if watch.socket.fileno() in ready:
+                    watch.drain()
+                if self._orders.descriptor in ready:
+                    self._orders.obey(self._now())
+                if self._ports is not None and heard in ready:
+                    self._hear(self._ports)
+                time = self._clock.monotonic()
+                disturbed = watch.disturbances != self._disturbances
+                if disturbed or time >= tick:
+                    tick = time + 1.0
+                    if self._ports is None or disturbed or self._routes.doubtful:
+                        if heard is not None:
+                            poller.unregister(heard)
+                            heard = None
+                        self._reopen(watch)
+                    self._sweep()
+                if time >= trim:
+                    trim = time + _TRIM_EVERY
+                    self._trim()
+
+    def _open(self, watch: Watch) -> None:
+        self._close()
+        self._disturbances = watch.disturbances
+        ports = Ports(watch, self._link, self._table.pool.server)
+        try:
+            bound = {lease.address for lease in self.leases()}
+            self._unrouted = self._routes.connect(self._connect(watch.index), bound) & bound
+        except BaseException:
+            ports.close()
+            raise
+        self._ports = ports
+
+    def _reopen(self, watch: Watch) -> None:
+        before = self._ports
+        try:
+            self._open(watch)
+        except CocoonError as error:
+            if before is not None:
+                logger.warning("not serving: {}", error.message)
+        else:
+            logger.info("serving on {} (link {}), {} leases routed", self._link, watch.index, len(self._routes))
+
+    def _close(self) -> None:
+        if self._ports is not None:
+            self._ports.close()
+            self._ports = None
+        self._routes.disconnect()
+
+    def _hear(self, ports: Ports) -> None:
+        """Serve what has come since the last time, as one batch."""
+        now, table = self._now(), self._table
+        try:
+            frames = ports.receive()
+        except NodeTransient as error:
+            logger.warning("{}", error.message)
+            self._close()
+            return
+        batch = Batch(table, now)
+        asked: list[tuple[Decision, Packet, str]] = []
+        for data, port in frames:
+            payload = frame.unwrap(data)
+            if payload is None:
+                self._malformed["frame"] += 1
+                continue
+            packet = wire.decode(payload)
+            if not isinstance(packet, Packet):
+                self._malformed[packet.value] += 1
+                continue
+            decision = decide(table, packet, now)
+            self._decided[decision.reason.value] += 1
+            batch.take(decision)
+            if decision.changes:
+                asked.append((decision, packet, port))
+            else:  # nothing to wait for
+                self._speak(ports, decision, packet, port)
+                if decision.events:
+                    self._bus.publish(decision.events)
+        if not asked:
+            return
+        settled = self._settle(batch)
+        told = [(decision, packet, port) for decision, packet, port in asked if settled.holds(decision)]
+        for decision, packet, port in told:
+            self._speak(ports, decision, packet, port)
+        for decision, _, _ in told:
+            self._bus.publish(decision.events)
+
+    def _speak(self, ports: Ports, decision: Decision, packet: Packet, port: str) -> None:
+        if decision.kind is None:
+            return
+        promises = decision.kind is MessageType.ACK and decision.seconds
+        if promises and self._routes.state(decision.address) is not RouteState.PRESENT:
+            return
+        payload = render(decision, packet, self._table.pool)
+        if not ports.send(payload, destination(decision, packet), packet.chaddr, port):
+            self._unsent += 1
+
+    def _settle(self, batch: Batch) -> Settled:
+        settled = batch.settle(self._routes, self._book, self._durable)
+        if settled.error is not None:
+            self._commit_failures += 1
+            logger.error("silent, for leases cannot be written: {}", settled.error.message)
+        return settled
+
+    def _durable(self, leases: Sequence[Lease]) -> None:
+        if self._lease_file is not None:
+            self._lease_file.update(leases)
+        if self._changed is not None:
+            self._changed(leases)
+
+    def _sweep(self) -> None:
+        """End what has run out of time; an address whose route will not go is not given to anybody."""
+        now = self._now()
+        wanted = [address for address in self._unrouted if self._is_bound(address)]
+        self._unrouted = self._routes.install(wanted)
+        due = self._table.due(now, _SWEEP)
+        if not due:
+            return
+        resting = [lease.address for lease in due if lease.state in (State.COOLING, State.QUARANTINED)]
+        stuck = self._routes.withdraw(resting)
+        decisions = []
+        for lease in due:
+            if lease.address in stuck:
+                self._table.remind(lease.address, now + 1)
+            else:
+                decisions.append(end(self._table, lease, now))
+        self._carry_out(decisions, now)
+
+    def _trim(self) -> None:
+        try:
+            self._book.trim()
+        except StoreError as error:
+            logger.warning("{}", error.message)
+
+    def _is_bound(self, address: int) -> bool:
+        lease = self._table.leases.get(address)
+        return lease is not None and lease.state is State.BOUND
+
+    def _carry_out(self, decisions: Iterable[Decision], now: int) -> Settled:
+        batch = Batch(self._table, now)
+        done = list(decisions)
+        for decision in done:
+            self._decided[decision.reason.value] += 1
+            batch.take(decision)
+        settled = self._settle(batch)
+        for decision in done:
+            if settled.holds(decision):
+                self._bus.publish(decision.events)
+        return settled
+
+    # Orders
+
+    def _release(self, mac: bytes, now: int) -> bool:
+        offer, lease = self._table.offered(mac), self._table.held(mac)
+        if offer is not None:
+            self._table.withdraw(offer.address)
+        if lease is None or lease.state is not State.BOUND:
+            return False
+        settled = self._carry_out([release(self._table, lease, now, "control")], now)
+        if settled.error is not None:
+            raise settled.error
+        return True
+
+    def _adopt(self, pool: Pool) -> None:
+        moved = pool.server != self._table.pool.server
+        self._table.adopt(pool)
+        if moved:
+            self._disturbances = -1  # the kernel's filter knows the old address
+
+    def _now(self) -> int:
+        return int(self._clock.now().timestamp())
+
+
+def _pool(pool: records.Pool, terms: Terms) -> Pool:
+    compiled = Pool.of(pool, terms)
+    if not compiled.members:
+        raise SpecError("the pool has no address to lease", hint="see `cocoon-net workflow show`: did init finish?")
+    return compiled

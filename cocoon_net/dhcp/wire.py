@@ -1,0 +1,186 @@
+"""DHCP messages on the wire: bytes to a Packet and back (RFC 2131 §2, RFC 2132, RFC 3396).
+
+``decode`` never raises: what it cannot read is a ``Malformed``, one counter each. Addresses stay integers here, for
+the server compares them a hundred thousand times for each time that a person reads one.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+REQUEST, REPLY = 1, 2
+"""``op`` (RFC 2131 table 1)."""
+
+BROADCAST = 0x8000
+"""The one bit of ``flags`` that means something (RFC 2131 figure 2)."""
+
+ETHERNET, MAC_LENGTH = 1, 6
+
+COOKIE = 0x63825363
+PAD, OVERLOAD, TYPE, END = 0, 52, 53, 255
+MINIMUM_SIZE = 300
+"""What BOOTP relays and old clients insist on (RFC 1542 §2.1)."""
+
+_HEADER = struct.Struct("!4BIHH4I16s192xI")
+_OPTIONS = _HEADER.size
+_FILE, _SNAME = (108, 236), (44, 108)
+
+_LENGTHS = ((50, 4), (51, 4), (54, 4), (57, 2))
+"""Options that the server reads and that have one right length (RFC 2132 §9)."""
+
+
+class Malformed(StrEnum):
+    """Why a datagram is not a DHCP message that we can read."""
+
+    SHORT = "short"
+    """Shorter than the fixed fields and one option."""
+    OP = "op"
+    """Neither BOOTREQUEST nor BOOTREPLY."""
+    HARDWARE = "hardware"
+    """Not an Ethernet address of one host: the key of a lease."""
+    COOKIE = "cookie"
+    """No magic cookie: plain BOOTP, or something else."""
+    TRUNCATED = "truncated"
+    """An option runs over the end of its field."""
+    LENGTH = "length"
+    """An option has a length that it cannot have."""
+    TYPE = "type"
+    """No message type: plain BOOTP with vendor extensions."""
+
+
+class Packet(NamedTuple):
+    """One DHCP message. Immutable; a tuple because one is made for every datagram."""
+
+    op: int
+    xid: int
+    chaddr: bytes
+    options: Mapping[int, bytes]
+    """Code -> value; split options joined, overloaded fields read (RFC 3396 §7)."""
+    flags: int = 0
+    ciaddr: int = 0
+    yiaddr: int = 0
+    siaddr: int = 0
+    giaddr: int = 0
+    secs: int = 0
+    hops: int = 0
+    htype: int = ETHERNET
+    hlen: int = MAC_LENGTH
+
+    @property
+    def type(self) -> int:
+        """The message type, option 53."""
+        return self.options[TYPE][0]
+
+
+def decode(data: bytes) -> Packet | Malformed:
+    """Read one UDP payload. Everything that costs one look is looked at before the options are walked."""
+    size = len(data)
+    if size <= _OPTIONS:
+        return Malformed.SHORT
+    op, htype, hlen, hops, xid, secs, flags, ciaddr, yiaddr, siaddr, giaddr, chaddr, cookie = _HEADER.unpack_from(data)
+    if cookie != COOKIE:
+        return Malformed.COOKIE
+    if op != REQUEST and op != REPLY:
+        return Malformed.OP
+    mac = chaddr[:MAC_LENGTH]
+    if htype != ETHERNET or hlen != MAC_LENGTH or mac[0] & 1 or mac == b"\0\0\0\0\0\0":
+        return Malformed.HARDWARE
+    options: dict[int, bytes] = {}
+    if not _walk(data, _OPTIONS, size, options):
+        return Malformed.TRUNCATED
+    overload = options.get(OVERLOAD)
+    if overload is not None:
+        # RFC 2132 §9.3; the order file, then sname is that of RFC 3396 §5.
+        if len(overload) != 1 or not 1 <= overload[0] <= 3:
+            return Malformed.LENGTH
+        if overload[0] & 1 and not _walk(data, *_FILE, options):
+            return Malformed.TRUNCATED
+        if overload[0] & 2 and not _walk(data, *_SNAME, options):
+            return Malformed.TRUNCATED
+    kind = options.get(TYPE)
+    if kind is None:
+        return Malformed.TYPE
+    if len(kind) != 1:
+        return Malformed.LENGTH
+    for code, length in _LENGTHS:
+        if code in options and len(options[code]) != length:
+            return Malformed.LENGTH
+    return Packet(op, xid, mac, options, flags, ciaddr, yiaddr, siaddr, giaddr, secs, hops, htype, hlen)
+
+
+def _walk(data: bytes, at: int, end: int, options: dict[int, bytes]) -> bool:
+    """Collect the options of one field; False when one of them does not fit into it.
+
+    A field that ends without END is accepted: old clients send such, and nothing is ambiguous about it.
+    """
+    while at < end:
+        code = data[at]
+        if code == END:
+            return True
+        if code == PAD:
+            at += 1
+            continue
+        start = at + 2
+        if start > end:
+            return False
+        at = start + data[start - 1]
+        if at > end:
+            return False
+        value = data[start:at]
+        options[code] = options[code] + value if code in options else value
+    return True
+
+
+def option(code: int, value: bytes) -> bytes:
+    """Render one option, split into pieces of 255 where it is longer (RFC 3396 §6)."""
+    if len(value) <= 255:
+        return bytes((code, len(value))) + value
+    pieces = (value[i : i + 255] for i in range(0, len(value), 255))
+    return b"".join(bytes((code, len(piece))) + piece for piece in pieces)
+
+
+def encode(packet: Packet) -> bytes:
+    """Render a whole message, its options in the order of the mapping, padded to the least that BOOTP takes."""
+    options = b"".join(option(code, value) for code, value in packet.options.items())
+    return _head(packet) + finish(options)
+
+
+def fit(pieces: Iterable[bytes], room: int) -> bytes:
+    """Join as many rendered options, in their order, as ``room`` octets hold; one that does not fit is left out."""
+    kept: list[bytes] = []
+    for piece in pieces:
+        if len(piece) <= room:
+            kept.append(piece)
+            room -= len(piece)
+    return b"".join(kept)
+
+
+def reply_head(xid: int, flags: int, ciaddr: int, yiaddr: int, giaddr: int, chaddr: bytes) -> bytes:
+    """Render the fixed fields of a BOOTREPLY, cookie included: the hot path's half of ``encode``."""
+    return _HEADER.pack(REPLY, ETHERNET, MAC_LENGTH, 0, xid, 0, flags, ciaddr, yiaddr, 0, giaddr, chaddr, COOKIE)
+
+
+def finish(options: bytes) -> bytes:
+    """Close rendered options with END and pad the message to ``MINIMUM_SIZE``."""
+    return (options + b"\xff").ljust(MINIMUM_SIZE - _OPTIONS, b"\0")
+
+
+def _head(p: Packet) -> bytes:
+    return _HEADER.pack(
+        p.op,
+        p.htype,
+        p.hlen,
+        p.hops,
+        p.xid,
+        p.secs,
+        p.flags,
+        p.ciaddr,
+        p.yiaddr,
+        p.siaddr,
+        p.giaddr,
+        p.chaddr,
+        COOKIE,
+    )

@@ -1,0 +1,64 @@
+"""Guests with real DHCP clients on a real bridge."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cocoon_net.dhcp.projection import LeaseFile
+from cocoon_net.dhcp.server import Server
+
+pytestmark = pytest.mark.root
+
+MAC = "02:00:5e:10:00:0{}"
+SCRIPT = """#!/bin/sh
+case $1 in
+bound|renew)
+  ip addr replace $ip/$mask dev $interface
+  ip route replace default via $router dev $interface
+  echo "$1 $ip router=$router dns=$dns mtu=$mtu broadcast=$broadcast lease=$lease server=$serverid" ;;
+*) echo "$1" ;;
+esac
+"""
+
+
+@pytest.fixture
+def udhcpc(node, tmp_path):
+    script = tmp_path / "script"
+    script.write_text(SCRIPT)
+    script.chmod(0o755)
+
+    def lease(guest, *more):
+        return node.execute(
+            guest,
+            "udhcpc",
+            "-i",
+            "eth0",
+            "-n",
+            "-q",
+            "-f",
+            "-t",
+            "3",
+            "-T",
+            "1",
+            "-O",
+            "mtu",
+            "-s",
+            str(script),
+            *more,
+            check=False,
+        )
+
+    return lease
+
+
+def test_a_guest_gets_its_address_and_everything_with_it(node, book, pool, serving, udhcpc, tmp_path):
+    guest = node.add_guest(MAC.format(1))
+    with serving(node, Server(book, pool, lease_file=LeaseFile(tmp_path / "leases.json"))):
+        said = udhcpc(guest)
+        assert "bound 172.20.100.10 router=172.20.100.1 dns=8.8.8.8 1.1.1.1 mtu=1500 broadcast=172.20.100.255" in said
+        assert node.routes() == {"172.20.100.10"}
+        assert "1 received" in node.execute(guest, "ping", "-c1", "-W2", "172.20.100.1")
+    (row,) = json.loads((tmp_path / "leases.json").read_text())
+    assert (row["mac"], row["ip"]) == (MAC.format(1), "172.20.100.10")
