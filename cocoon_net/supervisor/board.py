@@ -1,0 +1,84 @@
+"""What the service shows of itself: rows of leases, its status, the readings behind the metrics. Pure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from ipaddress import IPv4Address
+from typing import Any
+
+from cocoon_net import records
+from cocoon_net.dhcp.decision import Reason, name, when
+from cocoon_net.dhcp.lease import Lease
+from cocoon_net.dhcp.snapshot import Snapshot
+from cocoon_net.supervisor.lifecycle import Lifecycle
+from cocoon_net.supervisor.metrics import Readings
+from cocoon_net.supervisor.survey import Survey
+
+REFUSALS = (
+    Reason.EXHAUSTED,
+    Reason.WRONG_SUBNET,
+    Reason.NOT_IN_POOL,
+    Reason.TAKEN,
+    Reason.NOT_AS_OFFERED,
+)
+"""Reasons that leave a client without what it asked for."""
+
+
+def lease_rows(leases: Iterable[Lease]) -> list[dict[str, Any]]:
+    """Return leases as people know them, by address: ``mac``, ``ip``, ``expiry``, ``hostname``."""
+    return [
+        {
+            "mac": name(lease.mac),
+            "ip": str(IPv4Address(lease.address)),
+            "expiry": when(lease.ends).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "hostname": lease.hostname,
+        }
+        for lease in sorted(leases, key=lambda lease: lease.address)
+    ]
+
+
+def states(snapshot: Snapshot) -> dict[str, int]:
+    """Return state -> addresses in it."""
+    return {
+        "free": snapshot.free,
+        "offered": snapshot.offered,
+        "bound": snapshot.bound,
+        "cooling": snapshot.cooling,
+        "quarantined": snapshot.quarantined,
+    }
+
+
+def nics(survey: Survey | None) -> dict[str, int]:
+    """Return how many secondary links are expected and how many are there."""
+    seen = survey.nics if survey else None
+    return {"expected": seen.expected, "present": seen.present} if seen else {"expected": 0, "present": 0}
+
+
+def status(life: Lifecycle, pool: records.Pool, snapshot: Snapshot, survey: Survey | None) -> dict[str, Any]:
+    """Return what ``GET /v1/status`` answers."""
+    return {
+        "phase": life.phase.value,
+        "reason": life.reason,
+        "pid": os.getpid(),
+        "subnet": str(pool.subnet),
+        "pool": len(pool.addresses),
+        "leases": states(snapshot),
+        "routes": snapshot.routes,
+        "nics": nics(survey),
+        "differences": list(survey.all_confirmed) if survey else [],
+    }
+
+
+def readings(acknowledged: int, life: Lifecycle, snapshot: Snapshot, survey: Survey | None) -> Readings:
+    """Return what is measured at this moment."""
+    refused = sum(snapshot.decided.get(reason.value, 0) for reason in REFUSALS)
+    return Readings(
+        acknowledged=acknowledged,
+        failed=refused + snapshot.commit_failures + snapshot.route_failures,
+        pool_available=snapshot.free,
+        leases=states(snapshot),
+        nics=nics(survey),
+        differences={kind: len(lines) for kind, lines in survey.confirmed.items()} if survey else {},
+        phase=life.phase.value,
+    )

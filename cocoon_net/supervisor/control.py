@@ -1,0 +1,134 @@
+"""The control socket: HTTP over AF_UNIX for vk-cocoon, which gives leases back, and for our own commands.
+
+``DELETE /v1/leases/{mac}`` is vk-cocoon's contract: 204 released or gone already, 400 no MAC, 405 with ``Allow``,
+500 not written down and therefore kept. ``GET /v1/leases`` and ``GET /v1/status`` are ours.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from cocoon_net.errors import NodeError, Refused
+from cocoon_net.supervisor.http import Answer, Listener, Route, document, refusal
+
+DIRECTORY_MODE, SOCKET_MODE = 0o750, 0o600
+
+_MAC = re.compile(r"[0-9a-f]{2}(?:([:-])[0-9a-f]{2}(?:\1[0-9a-f]{2}){4})|[0-9a-f]{4}(?:\.[0-9a-f]{4}){2}")
+"""The spellings that Go's ``net.ParseMAC`` takes for an Ethernet address."""
+
+
+def parse_mac(text: str) -> str | None:
+    """Return the MAC in lower case with colons, None if it is none of six octets."""
+    lower = text.strip().lower()
+    if not _MAC.fullmatch(lower):
+        return None
+    digits = re.sub(r"[:.-]", "", lower)
+    return ":".join(digits[i : i + 2] for i in range(0, 12, 2))
+
+
+def routes(
+    release: Callable[[str], object], leases: Callable[[], list[dict[str, Any]]], status: Callable[[], dict[str, Any]]
+) -> Route:
+    """Return the route function of the control socket.
+
+    ``release`` takes a MAC, is idempotent, and raises a CocoonError when the release cannot be written down.
+    """
+
+    def route(method: str, target: str) -> Answer:
+        match [unquote(part) for part in urlsplit(target).path.split("/")]:
+            case ["", "v1", "leases", text] if text:
+                if method != "DELETE":
+                    return refusal(405, f"{method} is not for a lease", allow=["DELETE"])
+                mac = parse_mac(text)
+                if mac is None:
+                    return refusal(400, f"{text!r} is not a MAC address", "like 02:42:ac:11:00:02")
+                release(mac)
+                return Answer(204)
+            case ["", "v1", "leases"]:
+                return document({"leases": leases()}) if method in _READS else _only_get(method)
+            case ["", "v1", "status"]:
+                return document(status()) if method in _READS else _only_get(method)
+            case _:
+                return refusal(404, f"there is no {target}", "/v1/leases, /v1/leases/{mac}, /v1/status")
+
+    return route
+
+
+_READS = ("GET", "HEAD")
+
+
+def _only_get(method: str) -> Answer:
+    return refusal(405, f"{method} is not for this path", allow=_READS)
+
+
+class ControlSocket:
+    """The listener and its place in the file system."""
+
+    def __init__(self, path: Path, route: Route) -> None:
+        self.path = path
+        self._bound = _bind(path)
+        self._identity = _identity(path)
+        self._listener = Listener(self._bound, route, "control")
+
+    def start(self) -> None:
+        """Answer requests."""
+        self._listener.start()
+
+    def stop(self) -> None:
+        """Stop answering, and remove the socket unless somebody else's stands there by now."""
+        self._listener.stop()
+        if _identity(self.path) == self._identity:
+            self.path.unlink(missing_ok=True)
+
+
+def _bind(path: Path) -> socket.socket:
+    """Bind a socket of mode 0600 at ``path``. Raises Refused for what stands there and is not a dead socket."""
+    try:
+        path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        _clear(path)
+        bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        # Linux gives the file the mode of the socket's inode: there is no moment in which others could connect.
+        os.fchmod(bound.fileno(), SOCKET_MODE)
+        bound.bind(str(path))
+    except OSError as error:
+        raise NodeError(
+            f"the control socket {path} cannot be made: {error.strerror or error}",
+            hint="give another place with --control-socket, or '' to do without it",
+        ) from error
+    return bound
+
+
+def _clear(path: Path) -> None:
+    try:
+        kind = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(kind):
+        raise Refused(
+            f"{path} is there and is not a socket; it is not ours to remove",
+            hint="move it away, or give another place with --control-socket",
+        )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as caller:
+        caller.settimeout(1.0)
+        if caller.connect_ex(str(path)) != errno.ECONNREFUSED:
+            raise Refused(
+                f"somebody answers on {path}: another cocoon-net runs on this node",
+                hint="stop it first (systemctl stop cocoon-net), or give another place with --control-socket",
+            )
+    path.unlink()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

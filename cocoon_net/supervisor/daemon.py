@@ -1,0 +1,119 @@
+"""The daemon's front door: be the only one, find the pool to serve, listen to signals, and live until told to stop.
+
+::
+
+    lock ─▶ database ─▶ (take over) ─▶ PID ─▶ links? ─▶ reassert ─▶ DHCP ─▶ control, metrics, survey ─▶ serving
+
+Nothing heavy is imported before it is needed: other commands come here to ask whether a daemon lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from cocoon_net.errors import SpecError
+from cocoon_net.records import Pool
+from cocoon_net.site import Site
+from cocoon_net.supervisor.presence import alone, daemon_owner, pid_written, reload_running
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+    from cocoon_net.supervisor.service import Order
+
+__all__ = ["DaemonOptions", "daemon_owner", "reload_running", "serve"]
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonOptions:
+    """What ``daemon`` was asked for besides the places."""
+
+    skip_iptables: bool = False
+    metrics_address: str = ":9092"
+    """Empty turns the endpoint off."""
+    control: bool = True
+    """Whether there is a control socket; where it is, the site says."""
+    look_every: float = 60.0
+    """Seconds between two looks at the kernel."""
+
+
+def serve(site: Site, options: DaemonOptions) -> None:
+    """Serve until SIGTERM or SIGINT; SIGHUP reads the pool again.
+
+    Raises Locked beside another daemon, SpecError when there is nothing to serve, Refused, StoreError, and what the
+    DHCP server raises when it cannot go on.
+    """
+    from cocoon_net.store import open_database
+    from cocoon_net.supervisor.metrics import parse_address
+    from cocoon_net.supervisor.service import Service
+
+    if options.metrics_address:
+        parse_address(options.metrics_address)
+    orders: SimpleQueue[Order] = SimpleQueue()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_signals(orders))
+        stack.enter_context(alone(site))
+        database = stack.enter_context(contextlib.closing(open_database(site.database)))
+        pool = _pool(site, database)
+        stack.enter_context(pid_written(site.pid_file))
+        Service(site, options, database, pool, orders).live()
+
+
+def _pool(site: Site, database: Database) -> Pool:
+    """Return what there is to serve, taken over from the Go tool if need be. Raises SpecError when there is nothing."""
+    from loguru import logger
+
+    from cocoon_net.dhcp.book import Book
+    from cocoon_net.engine.journal import Journal
+    from cocoon_net.supervisor import takeover
+
+    pool = Book(database).pool()
+    if pool is not None:
+        return pool
+    taken = takeover.take_over(site, database, datetime.now(UTC))
+    if taken is None:
+        unfinished = Journal(database).unfinished()
+        if unfinished is not None:
+            raise SpecError(
+                f"{unfinished.id} is not finished, so there is no pool to serve yet",
+                hint=f"run `cocoon-net run {unfinished.workflow} --resume` first",
+            )
+        raise SpecError(f"there is no pool in {site.state_dir}", hint="run `cocoon-net init` first")
+    for complaint in taken.complaints:
+        logger.warning("{}", complaint)
+    logger.info(
+        "took over from the Go cocoon-net: {} addresses of {}, {} leases",
+        len(taken.pool.addresses),
+        taken.pool.subnet,
+        taken.leases,
+    )
+    return taken.pool
+
+
+@contextlib.contextmanager
+def _signals(orders: SimpleQueue[Order]) -> Iterator[None]:
+    """Turn SIGTERM, SIGINT and SIGHUP into orders; ``SimpleQueue.put`` may be called from a handler."""
+
+    from cocoon_net.supervisor.service import Reload, Stop
+
+    def stop(number: int, frame: object) -> None:
+        orders.put(Stop(signal.Signals(number).name))
+
+    def reload(number: int, frame: object) -> None:
+        orders.put(Reload())
+
+    before = {
+        number: signal.signal(number, handler)
+        for number, handler in ((signal.SIGHUP, reload), (signal.SIGTERM, stop), (signal.SIGINT, stop))
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,130 @@
+"""Logs: one line a fact, its fields as ``key=value``, secrets blacked out at the sink.
+
+The libraries' own logging goes the same way. Whatever reaches the sink is one physical line, except the traceback of
+a bug, and no secret survives it, whoever wrote it: the sink is the only place that can promise that.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Mapping
+from datetime import UTC
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from loguru import Message, Record
+
+LEVELS = {"debug": "DEBUG", "info": "INFO", "warn": "WARNING", "warning": "WARNING", "error": "ERROR"}
+"""``COCOON_NET_LOG_LEVEL`` -> the level's name in loguru."""
+
+BLACK = "***"
+
+_SECRET_VARIABLES = re.compile(r"^VOLC(?:ENGINE|STACK)_.*(?:SECRET|TOKEN)|^VOLC(?:ENGINE|STACK)_.*SECRET.*KEY")
+_NAMED = re.compile(
+    r"""(?ix)
+    ( [\w-]* (?: secret [ _-]? (?:access[ _-]?)? key | secret | password
+               | (?:session | security | metadata | access) [ _-]? token )
+      ["']? \s* (?: [:=] | \ is ) \s* )
+    (?: "[^"]*" | '[^']*' | [^\s,;&"'}\])]+ )
+    """
+)
+"""``secret_access_key = "..."``, ``X-Security-Token: ...``, ``'secret-key': '...'``, and their JSON."""
+_AUTHORIZATION = re.compile(r"(?i)(authorization[\"']?\s*[:=]\s*[\"']?)[^\"'\n]+")
+_SIGNATURE = re.compile(r"(?i)(\b(?:x-)?signature=)[0-9a-f]{16,}")
+_SHAPES = re.compile(r"\bSTS[A-Za-z0-9+/_=.-]{32,}|\b[A-Za-z0-9+/]{54,}==")
+"""STS tokens and secret keys as Volcengine makes them, whatever stands before them."""
+_SHORTEST_SECRET = 8
+"""A shorter value would black out innocent text."""
+
+_COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "31;1"}
+_QUIET = ("apscheduler", "transitions", "pyroute2", "asyncio", "urllib3", "volcenginesdkcore")
+"""Libraries whose INFO is about themselves, not about this node."""
+
+
+def configure(
+    environ: Mapping[str, str] = os.environ, stream: TextIO | None = None, *, level: str | None = None
+) -> None:
+    """Send all logs to ``stream`` (stderr) at the level of ``COCOON_NET_LOG_LEVEL``, or ``level``.
+
+    An unknown level is taken for ``info`` and complained about: a typo must not keep the daemon from starting. The
+    values of the environment's secrets are blacked out wherever they appear.
+    """
+    from loguru import logger
+
+    asked = level if level is not None else environ.get("COCOON_NET_LOG_LEVEL", "") or "info"
+    chosen = LEVELS.get(asked.lower(), "INFO")
+    sink = _Sink(stream or sys.stderr, colour=not environ.get("NO_COLOR"), secrets=_secrets(environ))
+    logger.remove()
+    # Messages may hold braces: the sink renders the record itself instead of letting loguru format it.
+    logger.add(sink, level=chosen, format="{message}", colorize=False, backtrace=False, diagnose=False, catch=True)
+    logging.basicConfig(handlers=[_Inbound()], level=logging.getLevelName(chosen), force=True)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+    logging.captureWarnings(True)
+    if asked.lower() not in LEVELS:
+        logger.warning("COCOON_NET_LOG_LEVEL is {!r}, taken for info; known are: debug, info, warn, error", asked)
+
+
+def redact(text: str, secrets: tuple[str, ...] = ()) -> str:
+    """Black out ``secrets`` and whatever is named like one: keys, tokens, passwords, signatures, or looks like one."""
+    for secret in secrets:
+        text = text.replace(secret, BLACK)
+    text = _AUTHORIZATION.sub(rf"\g<1>{BLACK}", text)
+    text = _NAMED.sub(rf"\g<1>{BLACK}", text)
+    text = _SIGNATURE.sub(rf"\g<1>{BLACK}", text)
+    return _SHAPES.sub(BLACK, text)
+
+
+def _secrets(environ: Mapping[str, str]) -> tuple[str, ...]:
+    values = {v for k, v in environ.items() if _SECRET_VARIABLES.search(k) and len(v) >= _SHORTEST_SECRET}
+    # Longest first: one secret may be the beginning of another.
+    return tuple(sorted(values, key=len, reverse=True))
+
+
+class _Sink:
+    """Renders one record as one line and writes it at once."""
+
+    def __init__(self, stream: TextIO, *, colour: bool, secrets: tuple[str, ...]) -> None:
+        self._stream = stream
+        self._colour = colour and stream.isatty()
+        self._secrets = secrets
+
+    def __call__(self, message: Message) -> None:
+        self._stream.write(redact(self._line(message.record), self._secrets))
+        self._stream.flush()
+
+    def _line(self, record: Record) -> str:
+        level = record["level"].name
+        shown = f"{level:<7}"
+        if self._colour and level in _COLOURS:
+            shown = f"\x1b[{_COLOURS[level]}m{shown}\x1b[0m"
+        # loguru's time is a datetime of the local zone; every other time of ours is UTC.
+        at = f"{record['time'].astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}"[:-3]
+        fields = "".join(f" {name}={_field(value)}" for name, value in record["extra"].items())
+        line = f"{at}Z {shown} {_flat(record['message'])}{fields}\n"
+        if record["exception"] is not None:
+            line += "".join(traceback.format_exception(*record["exception"]))
+        return line
+
+
+class _Inbound(logging.Handler):
+    """Hands a record of the standard library's logging to loguru."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from loguru import logger
+
+        logger.opt(exception=record.exc_info).log(record.levelname, "{}: {}", record.name, record.getMessage())
+
+
+def _flat(text: str) -> str:
+    return "; ".join(line for line in text.splitlines() if line.strip()) if "\n" in text else text
+
+
+def _field(value: Any) -> str:
+    text = str(value)
+    return text if text and not re.search(r'[\s="]', text) else json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,291 @@
+"""The service: the parts that hold a node's pool and promises, and how they live together.
+
+The main thread waits for orders and moves the lifecycle; DHCP has a thread of its own that nobody else's work can
+hold up. Everything is undone in reverse order; being killed is a normal way to stop, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC
+from ipaddress import IPv4Address
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from loguru import logger
+
+from cocoon_net import records, world
+from cocoon_net.clock import SystemClock
+from cocoon_net.dhcp.book import Book
+from cocoon_net.engine.journal import Journal
+from cocoon_net.engine.model import Context
+from cocoon_net.errors import CocoonError, SpecError, WorldError
+from cocoon_net.events import Bus, Event
+from cocoon_net.site import Site
+from cocoon_net.store import open_database
+from cocoon_net.supervisor import takeover
+from cocoon_net.supervisor.lifecycle import Lifecycle, Phase, announce
+from cocoon_net.supervisor.narrator import Narrator
+from cocoon_net.supervisor.status import DAEMON_NOTE
+from cocoon_net.supervisor.survey import Survey, require_links
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+    from cocoon_net.dhcp.server import Server
+    from cocoon_net.supervisor.daemon import DaemonOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Drain and end."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """Read the pool again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The DHCP server's loop came to an end by itself."""
+
+    result: Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """A look at the kernel is done; what it confirmed, a line each."""
+
+    differences: tuple[str, ...]
+
+
+Order = Stop | Reload | Ended | Surveyed
+
+
+class Service:
+    """The parts of the service and how they live together. One per process; ``live`` is called once."""
+
+    def __init__(
+        self, site: Site, options: DaemonOptions, database: Database, pool: records.Pool, orders: SimpleQueue[Order]
+    ) -> None:
+        self._site, self._options, self._database, self._orders = site, options, database, orders
+        self._pool = pool
+        self._clock = SystemClock()
+        self._life = Lifecycle(announce, _log, self._persist)
+        self._bus = Bus(on_error=_complain)
+        self._narrator = Narrator(self._bus)
+        self._server: Server | None = None
+        self._survey: Survey | None = None
+        self._unsettled = ""
+        """Why the node's own side could not be put right; tried again after each look."""
+
+    def live(self) -> None:
+        """Come up, obey orders until one says stop, and go down again. Raises what kept it from serving."""
+        why = ""
+        with contextlib.ExitStack() as parts:
+            try:
+                self._life.reconcile()
+                self._reconcile()
+                self._open(parts)
+                self._life.serve(f"{len(self._pool.addresses)} addresses of {self._pool.subnet}")
+                self._judge(())
+                why = self._obey()
+            except CocoonError as error:
+                why = error.message
+                raise
+            finally:
+                self._life.drain(why)
+                parts.close()
+                self._life.stop()
+
+    # Coming up
+
+    def _reconcile(self) -> None:
+        """See whether the pool's links are there at all, and put the node's own side right."""
+        context = self._context()
+        if context is not None:
+            node = world.World(self._site, context.spec, self._database).node
+            self._survey = Survey(node, context, self._bound)
+            nics = self._survey.look_at_links()
+            for line in nics.wrong:
+                logger.warning("{}", line)
+            require_links(nics)
+        if takeover.stands_as_found(self._database):
+            logger.info("the bridge is the one that the Go cocoon-net made: the node stays as it is")
+        else:
+            self._reassert()
+
+    def _reassert(self) -> None:
+        try:
+            changed = world.reassert(self._site, self._database, skip_firewall=self._options.skip_iptables)
+        except WorldError as error:
+            # Guests that could be served must not wait for a rule or a setting.
+            self._unsettled = error.message
+            logger.error("the node could not be put right: {}", error.message)
+            return
+        self._unsettled = ""
+        for line in changed:
+            logger.info("put right: {}", line)
+
+    def _open(self, parts: contextlib.ExitStack) -> None:
+        self._narrator.start()
+        parts.callback(self._narrator.stop)
+        self._server = self._open_dhcp(parts)
+        if self._options.control:
+            self._open_control(parts, self._server)
+        if self._options.metrics_address:
+            self._open_metrics(parts, self._server)
+        if self._survey is not None:
+            self._open_scheduler(parts, self._survey)
+
+    def _open_dhcp(self, parts: contextlib.ExitStack) -> Server:
+        """Serve DHCP in a thread of its own; returns once it answers. Raises what kept it from that."""
+        from cocoon_net.dhcp.projection import LeaseFile
+        from cocoon_net.dhcp.server import Server
+
+        # A connection of its own: nobody else's transaction can hold a promise up.
+        own = parts.enter_context(contextlib.closing(open_database(self._site.database)))
+        server = Server(
+            Book(own), self._pool, clock=self._clock, bus=self._bus, lease_file=LeaseFile(self._site.lease_file)
+        )
+        stop = threading.Event()
+        loop = parts.enter_context(ThreadPoolExecutor(1, thread_name_prefix="dhcp"))
+        parts.callback(stop.set)
+        result = loop.submit(server.run, stop)
+        while not server.wait(0.02):
+            if result.done():
+                result.result()
+        result.add_done_callback(lambda ended: self._orders.put(Ended(ended)))
+        return server
+
+    def _open_control(self, parts: contextlib.ExitStack, server: Server) -> None:
+        from cocoon_net.supervisor import board, control
+
+        route = control.routes(
+            server.release,
+            lambda: board.lease_rows(server.leases()),
+            lambda: board.status(self._life, self._pool, server.snapshot(), self._survey),
+        )
+        socket = control.ControlSocket(self._site.control_socket, route)
+        socket.start()
+        parts.callback(socket.stop)
+
+    def _open_metrics(self, parts: contextlib.ExitStack, server: Server) -> None:
+        """Open the endpoint; a port that is taken is complained about: DHCP matters more."""
+        from cocoon_net.supervisor import board, metrics
+
+        try:
+            endpoint, _ = metrics.listen(
+                self._options.metrics_address,
+                lambda: board.readings(self._narrator.acknowledged, self._life, server.snapshot(), self._survey),
+            )
+        except OSError as error:
+            logger.warning("no metrics: {} cannot be had: {}", self._options.metrics_address, error.strerror or error)
+            return
+        endpoint.start()
+        parts.callback(endpoint.stop)
+
+    def _open_scheduler(self, parts: contextlib.ExitStack, survey: Survey) -> None:
+        from apscheduler.schedulers.background import BackgroundScheduler
+
+        scheduler = BackgroundScheduler(
+            executors={"default": {"type": "threadpool", "max_workers": 1}},
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+            timezone=UTC,
+            daemon=True,
+        )
+        every = self._options.look_every
+        scheduler.add_job(
+            lambda: self._orders.put(Surveyed(survey.look())), "interval", seconds=every, jitter=every / 10
+        )
+        scheduler.start()
+        parts.callback(scheduler.shutdown, wait=False)
+
+    # Serving
+
+    def _obey(self) -> str:
+        """Carry out orders until one says stop; returns why."""
+        while True:
+            match self._orders.get():
+                case Stop(why):
+                    return why
+                case Reload():
+                    self._reload()
+                case Surveyed(differences):
+                    if self._unsettled:
+                        self._reassert()
+                    self._judge(differences)
+                case Ended(result):
+                    result.result()
+                    return "the DHCP server ended"
+
+    def _reload(self) -> None:
+        """Take the pool that a run of init or adopt has left; keep the old one where it cannot be had."""
+        try:
+            pool = Book(self._database).pool()
+            if pool is None:
+                raise SpecError("the database holds no pool any more", hint="stop this daemon")
+            if self._server is not None:
+                self._server.reload(pool)
+            context = self._context()
+            if self._survey is not None and context is not None:
+                self._survey.context = context
+        except CocoonError as error:
+            logger.error("the pool was not read again: {}", error.message)
+            return
+        self._pool = pool
+        logger.info("the pool was read again: {} addresses of {}", len(pool.addresses), pool.subnet)
+
+    def _judge(self, differences: tuple[str, ...]) -> None:
+        """Be degraded while something is wrong that an operator should look at."""
+        reasons = [*filter(None, [self._unsettled]), *differences]
+        if reasons:
+            more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+            reason = f"{reasons[0]}{more}"
+            if reason != self._life.reason or self._life.phase is not Phase.DEGRADED:
+                self._life.degrade(reason)
+        elif self._life.phase is Phase.DEGRADED:
+            self._life.recover()
+
+    # What is known
+
+    def _context(self) -> Context | None:
+        """Return what the engine knows of this node; None when no run of ours ended here."""
+        journal = Journal(self._database)
+        run = journal.latest("init", "adopt")
+        if run is None:
+            return None
+        return Context(run.spec, run.instance, journal.ledger(), run.lineage, self._clock.now())
+
+    def _bound(self) -> set[IPv4Address]:
+        return {IPv4Address(lease.address) for lease in self._server.leases()} if self._server else set()
+
+    def _persist(self, phase: Phase, reason: str) -> None:
+        note = {
+            "phase": phase.value,
+            "reason": reason,
+            "since": self._clock.now().isoformat(timespec="seconds"),
+            "pid": os.getpid(),
+        }
+        try:
+            self._database.table("meta").upsert({"name": DAEMON_NOTE, "value": json.dumps(note)}, pk="name")
+        except sqlite3.Error as error:
+            logger.warning("the phase could not be written down: {}", error)
+
+
+def _log(phase: Phase, reason: str) -> None:
+    level = "WARNING" if phase is Phase.DEGRADED else "INFO"
+    logger.log(level, "{}{}", phase.value, f": {reason}" if reason else "")
+
+
+def _complain(event: Event, error: Exception) -> None:
+    logger.opt(exception=error).error("a listener failed on {}", event)
