@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import pwd
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cocoon_net import __version__
@@ -17,9 +18,9 @@ from cocoon_net.clock import Clock, SystemClock
 from cocoon_net.engine.journal import Journal, Run
 from cocoon_net.engine.machine import PLANNED, RunMachine
 from cocoon_net.engine.model import Context
-from cocoon_net.engine.runner import Look, Runner
+from cocoon_net.engine.runner import FIRST_PAUSE, GROWTH, LONGEST_PAUSE, Look, Runner
 from cocoon_net.engine.workflow import load
-from cocoon_net.errors import Refused, SpecError
+from cocoon_net.errors import Refused, SpecError, WorldError
 from cocoon_net.events import Bus
 from cocoon_net.records import Instance
 from cocoon_net.site import Site
@@ -31,6 +32,9 @@ from cocoon_net.world import World
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
+
+PATIENCE_OF_FACTS = 60.0
+"""Seconds for which a troubled cloud is asked again for the facts that a run begins with."""
 
 Say = Callable[[str], None]
 """Tells the operator one line."""
@@ -46,6 +50,11 @@ class Desk:
     bus: Bus
     clock: Clock
     say: Say
+    _worlds: dict[Spec, World] = field(default_factory=dict)
+
+    def world(self, spec: Spec) -> World:
+        """Return the world as ``spec`` names it; one for the whole command, so that its calls are counted together."""
+        return self._worlds.setdefault(spec, World(self.site, spec, self.database))
 
 
 @contextmanager
@@ -85,7 +94,7 @@ def require_root(what: str) -> None:
 
 def carry(desk: Desk, run: Run) -> Run:
     """Carry a run to its end, against the real world."""
-    world = World(desk.site, run.spec, desk.database)
+    world = desk.world(run.spec)
     return Runner(desk.journal, STEPS, world.inventories, clock=desk.clock, bus=desk.bus, meter=world.calls).carry(run)
 
 
@@ -111,7 +120,7 @@ def begin(desk: Desk, workflow: str, spec: Spec) -> Run:
             f"`cocoon-net run {unfinished.workflow} --abandon` gives it up",
         )
     _same_node(desk, spec)
-    instance = World(desk.site, spec, desk.database).describe()
+    instance = _describe(desk, desk.world(spec))
     if workflow == "init":
         size(spec, instance)
     return _start(desk, workflow, spec, instance)
@@ -158,9 +167,9 @@ def abandon(desk: Desk, run: Run) -> None:
 
 def compare(desk: Desk, workflow: str, spec: Spec) -> list[Look]:
     """Look at every step of a workflow and change nothing."""
-    world = World(desk.site, spec, desk.database)
+    world = desk.world(spec)
     runner = Runner(desk.journal, STEPS, world.inventories, clock=desk.clock, bus=desk.bus)
-    instance = world.describe()
+    instance = _describe(desk, world)
     if workflow == "init":
         size(spec, instance)
     cx = Context(spec, instance, desk.journal.ledger(), desk.journal.lineage(), desk.clock.now())
@@ -176,6 +185,21 @@ def provisioned(journal: Journal) -> Run:
     if run is None:
         raise SpecError("this node is not provisioned: there is nothing to tear down", hint="cocoon-net workflow list")
     return run
+
+
+def _describe(desk: Desk, world: World) -> Instance:
+    """Ask for the facts of this instance, again for a while when the cloud is in trouble. Raises WorldError."""
+    deadline = desk.clock.monotonic() + PATIENCE_OF_FACTS
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            return world.describe()
+        except WorldError as error:
+            if not error.retryable or desk.clock.monotonic() + pause > deadline:
+                raise
+            desk.say(f"asking again: {error.message}")
+        desk.clock.sleep(pause * random.uniform(0.5, 1.0))
+        pause = min(pause * GROWTH, LONGEST_PAUSE)
 
 
 def _same_node(desk: Desk, spec: Spec) -> None:

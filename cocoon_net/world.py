@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from cocoon_net.clock import SystemClock
-from cocoon_net.cloud.platform import Platform
-from cocoon_net.cloud.platform import detect as detect_platform
+from cocoon_net.cloud.platform import Platform, connect
 from cocoon_net.engine.journal import Journal
-from cocoon_net.engine.model import Context, Inventory
+from cocoon_net.engine.model import Change, Context, Inventory, Seen
 from cocoon_net.engine.runner import Runner, describe
 from cocoon_net.events import Bus
 from cocoon_net.records import Instance
@@ -32,10 +33,14 @@ class World:
 
     @cached_property
     def platform(self) -> Platform:
-        """The cloud; constructed, with its credentials, when it is first needed."""
-        from cocoon_net.cloud.volcengine import Volcengine
-
-        return Volcengine(self._site, self._spec)
+        """The cloud; nobody is asked anything before its first use. What the spec names goes before the environment."""
+        site = replace(self._site, endpoint=self._spec.endpoint or self._site.endpoint)
+        named = {
+            "VOLCENGINE_REGION": self._spec.region,
+            "VOLCENGINE_CLI_CONFIG_FILE": self._spec.credentials_file,
+        }
+        environ = {**os.environ, **{name: value for name, value in named.items() if value}}
+        return connect(self._spec.platform, site, environ)
 
     @cached_property
     def inventories(self) -> Mapping[str, Inventory]:
@@ -45,7 +50,7 @@ class World:
     @cached_property
     def node(self) -> Mapping[str, Inventory]:
         """The inventories of this node, which need no cloud."""
-        from cocoon_net.dhcp.book import PoolInventory
+        from cocoon_net.dhcp.book import Book, PoolInventory
         from cocoon_net.node.bridge import Bridges
         from cocoon_net.node.files import Files
         from cocoon_net.node.firewall import Firewall
@@ -60,16 +65,14 @@ class World:
             "routes": Routes(),
             "firewall": Firewall(),
             "cni": Files({self._site.conflist.name: self._site.conflist}),
-            "dhcp": PoolInventory(
-                self._database,
+            "dhcp": Shelves(
+                {"pool": PoolInventory(Book(self._database))},
                 Files({"pool.json": self._site.pool_file, "leases.json": self._site.lease_file}, ours=True),
             ),
         }
 
     def describe(self) -> Instance:
         """Return the facts of the instance we run on, the kernel's name of its primary link included."""
-        from dataclasses import replace
-
         from cocoon_net.node.links import link_of
 
         instance = self.platform.describe(self._spec)
@@ -80,9 +83,23 @@ class World:
         return self.platform.calls() if "platform" in self.__dict__ else {}
 
 
-def detect(site: Site) -> str:
-    """Return the platform that this machine's metadata shows. Raises CloudError telling to name it."""
-    return detect_platform(site)
+class Shelves:
+    """Several inventories as one: some keys have their own, ``rest`` has all others."""
+
+    def __init__(self, own: Mapping[str, Inventory], rest: Inventory) -> None:
+        self._own = own
+        self._rest = rest
+
+    def observe(self, cx: Context) -> Seen:
+        """Look at all of them."""
+        seen = dict(self._rest.observe(cx))
+        for inventory in self._own.values():
+            seen.update(inventory.observe(cx))
+        return seen
+
+    def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
+        """Hand a change to whom its key belongs."""
+        return self._own.get(change.key, self._rest).apply(change, token, cx)
 
 
 def reassert(site: Site, database: Database, *, skip_firewall: bool) -> list[str]:

@@ -19,9 +19,9 @@ LEVELS: dict[str, int] = {
     "dhcp.wire": 2, "dhcp.options": 2, "dhcp.lease": 2, "dhcp.pool": 2, "dhcp.allocator": 2, "dhcp.reply": 2,
     "cloud": 3, "node": 3, "dhcp": 3,
     "steps": 3,
-    "world": 5, "dhcp.server": 5, "runs": 6,
+    "world": 5, "dhcp.server": 5, "dhcp.projection": 5, "runs": 6,
     "supervisor": 7, "lab": 7,
-    "cli": 8,
+    "cli": 8, "__main__": 9,
 }  # fmt: skip
 """Package or module -> level; imports go to a lower level, or stay inside the package."""
 

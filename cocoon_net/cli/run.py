@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -12,8 +13,10 @@ from cocoon_net.errors import DriftFound, SpecError
 from cocoon_net.site import Site
 from cocoon_net.spec import DEFAULT_DNS, PLATFORMS, POOL_SIZE_ADOPT, POOL_SIZE_INIT, Spec, parse
 
+F = TypeVar("F", bound=Callable[..., Any])
 
-def _how(command: Any) -> Any:
+
+def _how(command: F) -> F:
     """Add how to run: all at once, going on, giving up, or only looking."""
     for option in (
         click.option("--dry-run", is_flag=True, help="Show what would be changed, change nothing; exit 1 if anything."),
@@ -24,10 +27,10 @@ def _how(command: Any) -> Any:
     return site_options(command)
 
 
-def _what(pool_size: int) -> Any:
+def _what(pool_size: int) -> Callable[[F], F]:
     """Add what the operator may ask for; the Go tool's flags and defaults, and ours after them."""
 
-    def add(command: Any) -> Any:
+    def add(command: F) -> F:
         for option in (
             click.option("--credentials-file", metavar="FILE", default="", help="Default ~/.volcengine/config.json."),
             click.option("--endpoint", metavar="URL", default="", help="Of the cloud's API (VOLCENGINE_ENDPOINT)."),
@@ -79,7 +82,7 @@ def teardown(resume: bool, abandon: bool, dry_run: bool, **places: Any) -> None:
     """
     from cocoon_net import runs
     from cocoon_net.cli.render import Progress, render_plan
-    from cocoon_net.supervisor.daemon import daemon_owner
+    from cocoon_net.supervisor.presence import daemon_owner
 
     site = site_from(**places)
     progress = Progress()
@@ -126,7 +129,7 @@ def _provision(workflow: str, flags: dict[str, Any], *, manage_iptables: bool) -
             return
         run = runs.resume(desk, workflow) if spec is None else runs.begin(desk, workflow, spec)
         progress.finish(runs.carry(desk, run), desk.journal)
-    from cocoon_net.supervisor.daemon import reload_running
+    from cocoon_net.supervisor.presence import reload_running
 
     if reload_running(site):
         progress.say("the running daemon was told to take the new pool")
@@ -134,7 +137,7 @@ def _provision(workflow: str, flags: dict[str, Any], *, manage_iptables: bool) -
 
 def _spec(workflow: str, site: Site, flags: dict[str, Any], manage_iptables: bool) -> Spec:
     """Parse the flags; the metadata is asked for the platform only when all else is right."""
-    from cocoon_net.world import detect
+    from cocoon_net.cloud.platform import detect
 
     platform = flags.pop("platform")
     spec = parse(

@@ -96,8 +96,22 @@ class Runner:
         return self._journal.run(run.id)
 
     def compare(self, plan: Plan, cx: Context) -> list[Look]:
-        """Look at every stage once and change nothing: what a plan, a dry run and an audit report."""
-        return [self._look(stage, cx) for stage in plan.stages]
+        """Look at every stage once and change nothing: what a plan, a dry run and an audit report.
+
+        A later stage is shown the ledger as it would be once the earlier ones were as wanted.
+        """
+        looks: list[Look] = []
+        for stage in plan.stages:
+            look = self._look(stage, cx)
+            looks.append(look)
+            foreseen = dict(cx.ledger)
+            for key, want in look.wanted.items():
+                seen = look.seen.get(key)
+                record = want if seen is None or isinstance(seen, Busy) or seen != want else seen
+                foreseen[stage.name, key] = Row(stage.name, key, Origin.FOUND, record)
+            if stage.wish is not Wish.NOTHING:
+                cx = replace(cx, ledger=foreseen)
+        return looks
 
     def reassert(self, plan: Plan, cx: Context, only: frozenset[str]) -> list[Change]:
         """Apply what differs in the stages named ``only``, once and without a journal, and return it.

@@ -17,7 +17,7 @@ STEPS: dict[str, Step] = {
         Step("ingress", "ingress", cloud.ingress),
         Step("attach", "attach", cloud.attach),
         Step("addresses", "addresses", cloud.addresses, part_of="enis", restores=False),
-        Step("links", "links", node.links),
+        Step("links", "links", node.links, part_of="attach"),
         Step("bridge", "bridge", node.bridge),
         Step("sysctl", "sysctl", node.sysctl),
         Step("routes", "routes", node.routes, prune=True),

@@ -67,6 +67,11 @@ def settled_links(cx: Context) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name))
 
 
+def secondaries(cx: Context) -> tuple[str, ...]:
+    """Return the names of the interfaces' links, in the order of people; a plan knows none yet."""
+    return tuple(sorted((link.name for link in cx.records("links").values() if link.name), key=natural))
+
+
 def routes(cx: Context, seen: Mapping[str, Record]) -> Wanted:
     """Want the routes that are there: which leases are bound is the DHCP server's to know, and it keeps them."""
     return {key: record for key, record in seen.items() if isinstance(record, Route) and record.link == BRIDGE}
@@ -76,9 +81,8 @@ def firewall(cx: Context, seen: Mapping[str, Record]) -> Wanted:
     """Want our chains as the guide prescribes; nothing where the operator keeps the rules himself."""
     if not cx.spec.manage_iptables:
         return {}
-    names = [link.name for _, link in sorted(cx.records("links").items(), key=lambda item: natural(item[0]))]
     drops = (*((cx.spec.subnet,) if cx.spec.drop_internal_access else ()), *cx.spec.drop_cidrs)
-    filter_rules, nat_rules = iptables.rules(cx.spec.subnet, tuple(names), primary(cx), drops)
+    filter_rules, nat_rules = iptables.rules(cx.spec.subnet, secondaries(cx), primary(cx), drops)
     return {"iptables": Ruleset(filter_rules, nat_rules)}
 
 
@@ -90,7 +94,7 @@ def cni(cx: Context, seen: Mapping[str, Record]) -> Wanted:
 def dhcp(cx: Context, seen: Mapping[str, Record]) -> Wanted:
     """Want the pool: every secondary address the interfaces really have, but never the gateway's."""
     addresses = pool_addresses(cx)
-    if not addresses:
+    if not any(isinstance(record, AddressSet) and record.count for record in cx.records("addresses").values()):
         raise Unsupported(
             f"there is no address to lease in {cx.spec.subnet}: none of this node's interfaces has a secondary address",
             hint="`cocoon-net init` makes interfaces and addresses; `adopt` only takes those that are there",
@@ -121,7 +125,7 @@ def pool_of(cx: Context, pool: Pool) -> pool_file.PoolFile:
         subnet=pool.subnet,
         gateway=pool.gateway,
         primary_nic=primary(cx),
-        secondary_nics=tuple(link.name for link in cx.records("links").values()),
+        secondary_nics=secondaries(cx),
         ips=pool.addresses,
         eni_ids=tuple(interface.id for interface in interfaces),
         subnet_id=subnets["subnet"].id if "subnet" in subnets else "",
