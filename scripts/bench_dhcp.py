@@ -103,7 +103,8 @@ def bench(options: argparse.Namespace) -> int:
             print(line)
         exchanges = sum(int(line.split()[1]) for line in asked)
         print(
-            f"server: {1e6 * (after[0] - before[0]) / max(1, exchanges):.0f} us CPU per exchange, peak RSS {after[1] // 1024} MB"
+            f"server: {1e6 * (after[0] - before[0]) / max(1, exchanges):.0f} us CPU per exchange, "
+            f"peak RSS {after[1] // 1024} MB"
         )
         routes = subprocess.run(
             ["ip", "-n", server, "route", "show", "proto", "174"], capture_output=True, text=True, check=True
@@ -208,7 +209,8 @@ def exchange(sock: socket.socket, leases: int, window: int, addresses: list[int]
     times.sort()
     assert len(set(addresses)) == leases, "two clients with one address"
     print(
-        f"{what}: {len(times)} leases in {took:.2f} s = {len(times) / took:.0f}/s, p50 {1e3 * times[len(times) // 2]:.1f} ms,"
+        f"{what}: {len(times)} leases in {took:.2f} s = {len(times) / took:.0f}/s, "
+        f"p50 {1e3 * times[len(times) // 2]:.1f} ms,"
         f" p99 {1e3 * times[int(len(times) * 0.99)]:.1f} ms, {lost} asked again"
     )
 

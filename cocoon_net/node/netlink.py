@@ -51,7 +51,7 @@ class KernelLink:
 
 
 def refusal(code: int, wanted: str, said: str = "") -> CocoonError:
-    """Return the error for an errno of the kernel: ``wanted`` reads after "cannot", ``said`` is what the kernel added."""
+    """Return the error for an errno: ``wanted`` reads after "cannot", ``said`` is what the kernel added."""
     name = errno.errorcode.get(code, str(code))
     message = f"cannot {wanted}: {os.strerror(code)} ({name}{f': {said}' if said else ''})"
     match code:

@@ -63,8 +63,6 @@ def configure(
     # Messages may hold braces: the sink renders the record itself instead of letting loguru format it.
     logger.add(sink, level=chosen, format="{message}", colorize=False, backtrace=False, diagnose=False, catch=True)
     logging.basicConfig(handlers=[_Inbound()], level=logging.getLevelName(chosen), force=True)
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
     logging.captureWarnings(True)
     if asked.lower() not in LEVELS:
         logger.warning("COCOON_NET_LOG_LEVEL is {!r}, taken for info; known are: debug, info, warn, error", asked)
@@ -118,6 +116,9 @@ class _Inbound(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from loguru import logger
 
+        # Not by level: some of these loggers set their own.
+        if record.levelno < logging.WARNING and record.name.split(".")[0] in _QUIET:
+            return
         logger.opt(exception=record.exc_info).log(record.levelname, "{}: {}", record.name, record.getMessage())
 
 

@@ -21,6 +21,8 @@ from cocoon_net.events import (
     LeaseRenewed,
     PoolExhausted,
     RouteFailed,
+    RouteInstalled,
+    RouteWithdrawn,
 )
 
 PENDING = 1000
@@ -95,5 +97,9 @@ class Narrator:
                     logger.bind(mac=mac).warning("no address is free in the pool")
             case RouteFailed(_, address, code):
                 logger.bind(address=address, errno=code).error("the kernel refused a route")
+            case RouteInstalled(_, address):
+                logger.bind(address=address).debug("route installed")
+            case RouteWithdrawn(_, address):
+                logger.bind(address=address).debug("route withdrawn")
             case _:
                 logger.debug("{}", event)

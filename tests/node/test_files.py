@@ -23,7 +23,7 @@ def test_where_a_directory_stands_nothing_is_written_and_nothing_left_behind(tmp
     (tmp_path / "pool.json").mkdir()
     with pytest.raises(NodeError, match=r"cannot write .*pool\.json: Is a directory"):
         write_atomic(tmp_path / "pool.json", b"{}")
-    assert os.listdir(tmp_path) == ["pool.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["pool.json"]
     with pytest.raises(NodeError, match=r"cannot read .*pool\.json: Is a directory"):
         Files({"pool.json": tmp_path / "pool.json"}).observe(_none())
 
@@ -93,7 +93,7 @@ def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
         for writer in writers:
             writer.join()
     assert seen <= set(texts)
-    assert os.listdir(tmp_path) == ["leases.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["leases.json"]
 
 
 def test_what_a_killed_writer_left_is_swept_and_a_living_one_s_is_not(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_what_a_killed_writer_left_is_swept_and_a_living_one_s_is_not(tmp_path: 
     for name in names:
         (tmp_path / name).write_text("half")
     sweep(tmp_path / NAME)
-    assert set(os.listdir(tmp_path)) == names - {f".{NAME}.{dead.pid}-0.tmp"}
+    assert {path.name for path in tmp_path.iterdir()} == names - {f".{NAME}.{dead.pid}-0.tmp"}
     sweep(tmp_path / "no-such-directory" / NAME)
 
 

@@ -45,7 +45,7 @@ def program(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch)
 def test_one_that_hangs_is_passing(context: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path, "iptables-save", "exec sleep 10", monkeypatch)
     monkeypatch.setattr(firewall, "RUN_WITHIN", 0.2)
-    with pytest.raises(NodeTransient, match="iptables-save did not end within 0.2 s"):
+    with pytest.raises(NodeTransient, match=r"iptables-save did not end within 0\.2 s"):
         Firewall().observe(context())
 
 
@@ -89,7 +89,7 @@ def test_without_the_capability_we_are_told_so(namespace: Any, powerless: Callab
 def test_a_rule_that_iptables_does_not_take_changes_nothing(namespace: Any, context: Any) -> None:
     bad = Ruleset(("-i cni0 -j NONSENSE",), WANT.nat_rules)
     before = namespace.run("iptables-save")
-    with pytest.raises(NodeError, match="iptables-restore ended with 2: .*NONSENSE"):
+    with pytest.raises(NodeError, match=r"iptables-restore ended with 2: .*NONSENSE"):
         Firewall().apply(Change("firewall", KEY, Verb.CREATE, bad, None), "t", context())
     assert rules(namespace.run("iptables-save")) == rules(before)
 

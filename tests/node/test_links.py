@@ -69,7 +69,7 @@ def test_links_are_set_up_whatever_they_are_called_and_get_no_address(
     seen = Links().observe(cx)
     first, second = seen["eni-1"], seen["eni-2"]
     assert isinstance(first, Link) and isinstance(second, Link)
-    assert (first.name, first.mac, first.mtu, first.up, first.ours) == ("ens7", MAC, 1400, True, None)
+    assert (first.name, first.mac, first.mtu, first.up, first.ours) == ("ens7", MAC, 1400, True, False)
     assert second.name == "odd.name"
     assert "inet " not in namespace.ip("addr show dev ens7")
 

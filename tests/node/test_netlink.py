@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Interface
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,12 +111,12 @@ def test_the_default_route_s_link_is_that_of_the_lowest_metric(namespace: Any) -
 @pytest.mark.root
 def test_many_short_lived_threads_ask_through_one_socket(namespace: Any) -> None:
     netlink.links()
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda _: netlink.links(), range(16)))
         assert all([link.name for link in links] == ["lo"] for links in answers)
-    assert len(os.listdir("/proc/self/fd")) <= before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
 
 
 @pytest.mark.root
