@@ -72,9 +72,10 @@ def test_deleting_one_gives_it_the_value_of_new_links(namespace: Any, context: A
 @pytest.mark.root
 def test_without_root_it_is_refused(namespace: Any, powerless: Callable[[str], str]) -> None:
     said = powerless(
-        "import os; os.setgid(65534); os.setuid(65534)\n"
+        "import os\n"
         "from cocoon_net.errors import Refused\n"
         "from cocoon_net.node.sysctl import _write\n"
+        "os.setgid(65534); os.setuid(65534)\n"
         "try: _write('net.ipv4.ip_forward', '1')\n"
         "except Refused as error: print(error.message)\n"
     )
