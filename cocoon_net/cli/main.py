@@ -70,9 +70,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; every error has been printed to stderr."""
     try:
-        cli.main(arguments, prog_name="cocoon-net", standalone_mode=False)
-    except click.exceptions.Exit as wish:
-        return wish.exit_code
+        code = cli.main(arguments, prog_name="cocoon-net", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -87,7 +85,7 @@ def run(arguments: list[str]) -> int:
             traceback.print_exc()
         show(error)
         return error.exit_code
-    return 0
+    return code if isinstance(code, int) else 0  # click hands the code of ctx.exit() back here
 
 
 def show(error: CocoonError) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,9 +46,10 @@ class Scene:
         """Run cocoon-net as on node1."""
         return self.on_node(sys.executable, "-m", "cocoon_net", *words, check=check)
 
-    def die(self, moment: str, *words: str) -> subprocess.CompletedProcess[str]:
+    def die(self, moment: str, *words: str) -> None:
         """Run cocoon-net as on node1, and have it die at a moment."""
-        return self.on_node(sys.executable, str(DIE), moment, *words, check=False)
+        killed = self.on_node(sys.executable, str(DIE), moment, *words, check=False)
+        assert killed.returncode in (128 + signal.SIGKILL, -signal.SIGKILL), killed.stderr
 
     @property
     def admin(self) -> Admin:
