@@ -64,7 +64,7 @@ class World:
             "sysctl": Sysctls(),
             "routes": Routes(),
             "firewall": Firewall(),
-            "cni": Files({self._site.conflist.name: self._site.conflist}),
+            "cni": Files({self._site.conflist.name: self._site.conflist}, ours=True),  # the name is our mark
             "dhcp": Shelves(
                 {"pool": PoolInventory(Book(self._database))},
                 Files({"pool.json": self._site.pool_file, "leases.json": self._site.lease_file}, ours=True),

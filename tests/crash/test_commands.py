@@ -111,6 +111,36 @@ def test_init_asks_the_api_for_nothing_that_it_does_not_know(scene: Any) -> None
     scene.product("teardown")
 
 
+def test_a_lost_database_is_no_lost_interface(scene: Any) -> None:
+    """What carries our marks is found again by them: nothing is made twice, and a teardown still removes it."""
+    before = scene.world()
+    scene.product("init", *SPEC, "--pool-size", "40")
+    provisioned = scene.world()
+    state = Path(scene.directory) / scene.name / "node1" / "state"
+    for path in state.glob("cocoon-net.db*"):
+        path.unlink()
+    again = scene.product("init", *SPEC, "--pool-size", "40")
+    assert re.search(r"^enis +as wanted", again.stderr, re.M)
+    assert scene.world() == provisioned
+    scene.product("teardown")
+    after = scene.world()
+    assert after["cloud"] == before["cloud"]
+    kept = ("settings",)  # how they were before us was in the database alone
+    assert {k: v for k, v in after["node"].items() if k not in kept} == {
+        k: v for k, v in before["node"].items() if k not in kept
+    }
+
+
+def test_a_damaged_database_is_named_and_left_alone(scene: Any, tmp_path: Path) -> None:
+    damaged = tmp_path / "cocoon-net.db"
+    damaged.write_bytes(b"SQLite format 3\0" + b"\xff" * 8000)
+    content = damaged.read_bytes()
+    done = scene.product("init", *SPEC, "--state-dir", str(tmp_path), check=False)
+    assert done.returncode == 74
+    assert "docs/operations.md" in done.stderr
+    assert damaged.read_bytes() == content
+
+
 def test_an_adopted_node_keeps_its_cloud_side_and_its_rules(scene: Any) -> None:
     """Made by hand, as the guide says: a subnet, two interfaces with addresses, attached; no mark of ours."""
     scene.admin.plant_subnet("172.20.100.0/24")
