@@ -70,3 +70,20 @@ def test_a_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
     with locked(path, what="x", owner="y"):
         assert '"owner": "y"' in path.read_text()
     assert path.read_text() == ""
+
+
+def test_a_process_that_opens_twice_keeps_its_log_when_another_comes_and_goes(tmp_path: Path) -> None:
+    """POSIX locks die with any descriptor of the file (sqlite.org/howtocorrupt.html 2.2), and with them our log."""
+    path = tmp_path / "cocoon-net.db"
+    one, two = open_database(path), open_database(path)
+    one.execute("INSERT INTO meta VALUES ('lineage', 'a')")
+    one.conn.commit()
+    code = f"from pathlib import Path; from cocoon_net.store import open_database; open_database(Path({str(path)!r})).close()"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    assert path.with_name("cocoon-net.db-wal").exists(), "the other one took itself for the last user"
+    two.execute("INSERT INTO meta VALUES ('b', 'c')")
+    two.conn.commit()
+    two.close()
+    one.close()
+    again = open_database(path)
+    assert [row["name"] for row in again.query("SELECT name FROM meta ORDER BY name")] == ["b", "lineage"]

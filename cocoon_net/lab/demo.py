@@ -97,7 +97,7 @@ def report(addresses: dict[Site, IPv4Address], trials: Sequence[Trial]) -> list[
 def product() -> list[str]:
     """Return how to call ``cocoon-net``: the program beside this Python, or this checkout."""
     program = shutil.which("cocoon-net", path=str(Path(sys.executable).parent))
-    return [program] if program else [sys.executable, "-c", "from cocoon_net.cli.main import main; main()"]
+    return [program] if program else [sys.executable, "-m", "cocoon_net"]
 
 
 def _provision(lab: Lab, site: Site, say: Say) -> None:
