@@ -78,8 +78,8 @@ def test_a_process_that_opens_twice_keeps_its_log_when_another_comes_and_goes(tm
     one, two = open_database(path), open_database(path)
     one.execute("INSERT INTO meta VALUES ('lineage', 'a')")
     one.conn.commit()
-    code = f"from pathlib import Path; from cocoon_net.store import open_database; open_database(Path({str(path)!r})).close()"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    code = "import sys, pathlib; from cocoon_net.store import open_database as o; o(pathlib.Path(sys.argv[1])).close()"
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=30)
     assert path.with_name("cocoon-net.db-wal").exists(), "the other one took itself for the last user"
     two.execute("INSERT INTO meta VALUES ('b', 'c')")
     two.conn.commit()
