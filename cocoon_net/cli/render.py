@@ -65,7 +65,7 @@ class Progress:
         self.say(f"{run.id}: {run.state}, {run.seconds:.2f} s acting, {calls} API calls")
         match run.workflow:
             case "init" | "adopt":
-                self.say("next: `cocoon-net daemon`, or `systemctl enable --now cocoon-net`")
+                self.say("next: `cocoon-net daemon` serves the addresses")
             case _:
                 pass
 
