@@ -195,6 +195,8 @@ def exchange(sock: socket.socket, leases: int, window: int, addresses: list[int]
                     sock.send(renewing(index, addresses[index]) if addresses[index] else discover(index))
             continue
         payload = frame[42:]
+        if len(payload) < wire.MINIMUM_SIZE:  # not DHCP: the bridge's own IGMP, say
+            continue
         index = int.from_bytes(payload[4:8]) - 1
         kind = payload[242]
         if index not in open_ones:

@@ -79,7 +79,7 @@ class Batch:
         leases = [table.leases[address] for address in self._before]
         if leases:
             notes = [
-                Note(self._now, lease.address, name(lease.mac), lease.state.value, decision.reason.value)
+                Note(self._now, lease.address, name(lease.mac), lease.state, decision.reason)
                 for lease, decision in self._notes
             ]
             try:

@@ -69,7 +69,7 @@ class Book:
         """Make a batch durable, all of it or nothing: on return it has survived a power cut. Raises StoreError."""
         connection = self._connection
         rows = [
-            (address, state.value, ends, mac.hex(":"), since, client_id, hostname)
+            (address, state, ends, mac.hex(":"), since, client_id, hostname)
             for address, state, ends, mac, since, client_id, hostname in leases
         ]
         try:

@@ -133,8 +133,8 @@ class Server:
             commit_failures=self._commit_failures,
             route_failures=self._routes.failures,
             unsent=self._unsent,
-            decided=dict(self._decided),
-            malformed=dict(self._malformed),
+            decided={str(reason): count for reason, count in list(self._decided.items())},
+            malformed={str(reason): count for reason, count in list(self._malformed.items())},
         )
 
     def wait(self, seconds: float) -> bool:
@@ -235,10 +235,10 @@ class Server:
                 continue
             packet = wire.decode(payload)
             if not isinstance(packet, Packet):
-                self._malformed[packet.value] += 1
+                self._malformed[packet] += 1
                 continue
             decision = decide(table, packet, now)
-            self._decided[decision.reason.value] += 1
+            self._decided[decision.reason] += 1
             batch.take(decision)
             if decision.changes:
                 asked.append((decision, packet, port))
@@ -310,7 +310,7 @@ class Server:
         batch = Batch(self._table, now)
         done = list(decisions)
         for decision in done:
-            self._decided[decision.reason.value] += 1
+            self._decided[decision.reason] += 1
             batch.take(decision)
         settled = self._settle(batch)
         for decision in done:

@@ -159,7 +159,6 @@ class Client:
         configuration = _quiet_configuration(volcenginesdkcore)
         configuration.region = credentials.region
         configuration.auto_retry = False
-        configuration.num_max_retries = 0
         configuration.connect_timeout, configuration.read_timeout = self._timeouts
         configuration.connection_pool_maxsize = _CONNECTIONS
         configuration.credential_provider = _Provider(self._source)
@@ -239,10 +238,7 @@ def _quiet_configuration(sdk: Any) -> Any:
     transport.setLevel(level)
     if not transport.handlers:
         transport.addHandler(logging.NullHandler())  # else warnings go to stderr by logging's last resort
-    own = configuration.logger["package_logger"]
-    for handler in list(own.handlers):
-        own.removeHandler(handler)
-    own.disabled = True  # it would print headers, the session token among them
+    configuration.logger["package_logger"].disabled = True  # it can print headers, the session token among them
     logging.getLogger("volcenginesdkcore").setLevel(logging.CRITICAL + 1)  # its modules' own print whole answers
     return configuration
 

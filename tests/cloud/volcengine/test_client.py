@@ -255,6 +255,13 @@ def test_eight_threads_share_one_client(script, client_at):
     assert client.calls() == {"DescribeVpcs": 80}
 
 
+def sdk_logger():
+    """Return the SDK's logger, which is not in the tree that ``logging`` knows."""
+    from volcenginesdkcore.observability.debugger import sdk_core_logger
+
+    return sdk_core_logger
+
+
 def test_a_client_leaves_this_process_s_logging_alone(script, client_at):
     script.say(OK)
     transport = logging.getLogger("urllib3")
@@ -264,6 +271,7 @@ def test_a_client_leaves_this_process_s_logging_alone(script, client_at):
         client = client_at(script.url)
         client.call("DescribeVpcs", {})
         transport.warning("a connection pool is full")
+        sdk_logger().warning("a word of the SDK's own")
     assert (transport.propagate, transport.level) == before
     assert [type(handler) for handler in transport.handlers] == [logging.NullHandler]
     assert stderr.getvalue() == ""
