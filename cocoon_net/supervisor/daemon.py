@@ -74,7 +74,7 @@ def _pool(site: Site, database: Database) -> Pool:
     from cocoon_net.supervisor import takeover
 
     pool = Book(database).pool()
-    if pool is not None:
+    if pool is not None and not takeover.pending(database):
         return pool
     taken = takeover.take_over(site, database, datetime.now(UTC))
     if taken is None:

@@ -96,6 +96,7 @@ class Service:
                 self._life.reconcile()
                 self._reconcile()
                 self._open(parts)
+                takeover.served(self._database)
                 self._life.serve(f"{len(self._pool.addresses)} addresses of {self._pool.subnet}")
                 self._judge(())
                 why = self._obey()

@@ -7,10 +7,13 @@ The files stay where they are, kept up as projections, so that the Go tool can b
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocoon_net import __version__
@@ -19,7 +22,7 @@ from cocoon_net.engine.journal import Journal, Run
 from cocoon_net.engine.machine import DONE
 from cocoon_net.engine.model import Origin, Row
 from cocoon_net.engine.workflow import load
-from cocoon_net.errors import NodeError, SpecError
+from cocoon_net.errors import Locked, NodeError, SpecError
 from cocoon_net.formats import pool_file
 from cocoon_net.formats.pool_file import PoolFile
 from cocoon_net.node import netlink
@@ -54,8 +57,8 @@ class Taken:
 def take_over(site: Site, database: Database, now: datetime) -> Taken | None:
     """Import the Go tool's state; None when there is none, or this node has a run of its own.
 
-    Safe to repeat: the pool is written last, and until it is there everything is done again. Raises SpecError for a
-    file that cannot be used, StoreError, NodeError.
+    Safe to repeat until ``served`` says that it is ours: until then the Go tool may go on, and its files are right.
+    Raises Locked while it lives, SpecError for a file that cannot be used, StoreError, NodeError.
     """
     journal, book = Journal(database), Book(database)
     if (journal.lineage() or journal.unfinished()) and not journal.note(NOTE):
@@ -68,6 +71,7 @@ def take_over(site: Site, database: Database, now: datetime) -> Taken | None:
         raise NodeError(
             f"{site.pool_file} cannot be read: {error}", hint="restore it, or run `cocoon-net adopt`"
         ) from error
+    _require_stopped(site)
     found = pool_file.parse(text, str(site.pool_file))
     spec = _spec(found, str(site.pool_file))
     kernel = netlink.links()
@@ -75,6 +79,7 @@ def take_over(site: Site, database: Database, now: datetime) -> Taken | None:
     mtu = min((link.mtu for link in links if link.mtu), default=DEFAULT_MTU)
     addresses = tuple(sorted(address for address in found.ips if address != spec.gateway))
     pool = Pool(spec.subnet, spec.gateway, spec.dns, addresses, mtu)
+    book.put_pool(None, now)
     complaints = book.adopt(site.lease_file, int(now.timestamp()))
     if not journal.note(NOTE):
         _write(journal, database, found, spec, links, kernel, now)
@@ -85,14 +90,48 @@ def take_over(site: Site, database: Database, now: datetime) -> Taken | None:
 
 def stands_as_found(database: Database) -> bool:
     """Whether the bridge is still the one that the Go tool made, and nobody has provisioned the node since."""
-    journal = Journal(database)
-    note = journal.note(NOTE)
-    if not note:
-        return False
-    told: dict[str, Any] = json.loads(note)
+    told = _told(Journal(database))
+    bridge = netlink.link(BRIDGE) if told else None
+    return bridge is not None and bridge.mac == told["bridge_mac"]
+
+
+def pending(database: Database) -> bool:
+    """Whether the node was imported and never served since: what the Go tool's files say still goes before ours."""
+    told = _told(Journal(database))
+    return bool(told) and not told["served"]
+
+
+def served(database: Database) -> None:
+    """Note that guests are served by us from now on: the book is right, and the files are its projections."""
+    told = _told(Journal(database))
+    if told and not told["served"]:
+        _note(database, {**told, "served": True})
+
+
+def _told(journal: Journal) -> dict[str, Any]:
+    """Return the note of the takeover; empty without one, and after the node was provisioned by a run since."""
+    told: dict[str, Any] = json.loads(journal.note(NOTE) or "{}")
     run = journal.latest("init", "adopt")
-    bridge = netlink.link(BRIDGE)
-    return run is not None and run.id == told["run"] and bridge is not None and bridge.mac == told["bridge_mac"]
+    return told if told and run is not None and run.id == told["run"] else {}
+
+
+def _note(database: Database, told: dict[str, Any]) -> None:
+    database.table("meta").upsert({"name": NOTE, "value": json.dumps(told)}, pk="name")
+
+
+def _require_stopped(site: Site) -> None:
+    """Refuse beside a Go daemon that lives: two servers of one pool give one address to two guests.
+
+    It holds no lock; its PID file counts only where that process still is a cocoon-net.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        pid = int(site.pid_file.read_text(encoding="ascii"))
+        if pid != os.getpid() and Path(f"/proc/{pid}/comm").read_text().strip() == "cocoon-net":
+            raise Locked(
+                f"the Go cocoon-net still serves this node (pid {pid})",
+                hint="stop it first (systemctl stop cocoon-net); guests keep their addresses meanwhile",
+                owner=f"pid {pid}",
+            )
 
 
 def _spec(found: PoolFile, where: str) -> Spec:
@@ -156,8 +195,9 @@ def _write(
             "pool_updated_at": found.updated_at.isoformat(),
             "eni_ids": list(found.eni_ids),
             "bridge_mac": bridge,
+            "served": False,
         }
-        database.table("meta").upsert({"name": NOTE, "value": json.dumps(note)}, pk="name")
+        _note(database, note)
 
 
 def _settle(journal: Journal, run: Run, step: str, records: dict[str, Any], now: datetime) -> None:
