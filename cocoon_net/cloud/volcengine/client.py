@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -228,6 +227,8 @@ class _Provider:
 
 def _quiet_configuration(sdk: Any) -> Any:
     """Return a Configuration, and undo what constructing one does to this process's logging."""
+    import logging
+
     transport = logging.getLogger("urllib3")
     before = (list(transport.handlers), transport.propagate, transport.level)
     configuration = sdk.Configuration()
@@ -236,8 +237,6 @@ def _quiet_configuration(sdk: Any) -> Any:
         if handler not in handlers:
             transport.removeHandler(handler)
     transport.setLevel(level)
-    if not transport.handlers:
-        transport.addHandler(logging.NullHandler())  # else warnings go to stderr by logging's last resort
     configuration.logger["package_logger"].disabled = True  # it can print headers, the session token among them
     logging.getLogger("volcenginesdkcore").setLevel(logging.CRITICAL + 1)  # its modules' own print whole answers
     return configuration

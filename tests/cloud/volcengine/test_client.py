@@ -255,26 +255,29 @@ def test_eight_threads_share_one_client(script, client_at):
     assert client.calls() == {"DescribeVpcs": 80}
 
 
-def sdk_logger():
-    """Return the SDK's logger, which is not in the tree that ``logging`` knows."""
-    from volcenginesdkcore.observability.debugger import sdk_core_logger
-
-    return sdk_core_logger
-
-
-def test_a_client_leaves_this_process_s_logging_alone(script, client_at):
+def test_a_client_leaves_its_process_s_logging_and_stderr_alone(script):
+    """In a process of its own: the SDK's handlers are made once, for the stderr of that moment."""
     script.say(OK)
-    transport = logging.getLogger("urllib3")
-    before = (transport.propagate, transport.level)
-    stderr = io.StringIO()
-    with redirect_stderr(stderr):
-        client = client_at(script.url)
-        client.call("DescribeVpcs", {})
-        transport.warning("a connection pool is full")
-        sdk_logger().warning("a word of the SDK's own")
-    assert (transport.propagate, transport.level) == before
-    assert [type(handler) for handler in transport.handlers] == [logging.NullHandler]
-    assert stderr.getvalue() == ""
+    code = f"""
+import logging
+from cocoon_net.clock import SystemClock
+from cocoon_net.cloud.volcengine.client import Client
+from cocoon_net.cloud.volcengine.credentials import Credentials, CredentialSource
+from cocoon_net.cloud.volcengine.metadata import Metadata
+keys = Credentials("ak", "sk", "st", "cn-hongkong")
+source = CredentialSource({{}}, Metadata("http://127.0.0.1:1"), SystemClock(), explicit=keys)
+transport = logging.getLogger("urllib3")
+before = (transport.propagate, transport.level)
+print(Client(source, endpoint={script.url!r}).call("DescribeVpcs", {{}}))
+from volcenginesdkcore.observability.debugger import sdk_core_logger
+transport.warning("a connection pool is full")
+sdk_core_logger.warning("a word of the SDK's own")
+assert (transport.propagate, transport.level) == before
+assert [type(handler) for handler in transport.handlers] == [logging.NullHandler]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "req-0" in done.stdout
 
 
 @pytest.mark.parametrize("how", ["echo", "echo200", "cut", "hang", "garbage"])
