@@ -103,9 +103,11 @@ def pending(database: Database) -> bool:
 
 def served(database: Database) -> None:
     """Note that guests are served by us from now on: the book is right, and the files are its projections."""
-    told = _told(Journal(database))
+    journal = Journal(database)
+    told = _told(journal)
     if told and not told["served"]:
-        _note(database, {**told, "served": True})
+        with journal.transaction():
+            _note(database, {**told, "served": True})
 
 
 def _told(journal: Journal) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -255,6 +256,49 @@ def test_leases_that_cannot_be_read_are_not_forgotten(go: Node) -> None:
     go.site.lease_file.write_text("null")
     go.start()
     assert go.lease_file() == {}
+
+
+@pytest.mark.root
+def test_a_go_daemon_that_lives_is_not_taken_over(go: Node) -> None:
+    shutil.copy("/usr/bin/sleep", go.home / "cocoon-net")
+    living = subprocess.Popen([str(go.home / "cocoon-net"), "60"])
+    try:
+        go.site.pid_file.write_text(f"{living.pid}\n")
+        done = go.once("daemon", "--metrics-addr", "")
+        assert done.returncode == 75, done.stderr
+        assert f"pid {living.pid}" in done.stderr and "systemctl stop" in done.stderr
+        assert go.site.pid_file.read_text() == f"{living.pid}\n"
+    finally:
+        living.kill()
+        living.wait()
+    go.start()
+    assert go.lease_file() == expected_leases()
+
+
+@pytest.mark.root
+def test_a_takeover_that_never_served_is_done_again_from_the_files(go: Node) -> None:
+    hold = "import socket,sys; s=socket.socket(type=socket.SOCK_DGRAM); s.bind(('',67)); print(); sys.stdin.read()"
+    server = subprocess.Popen(
+        ["ip", "netns", "exec", go.name, sys.executable, "-c", hold],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None and server.stdout.readline()
+        before = go.site.lease_file.read_bytes()
+        done = go.once("daemon", "--metrics-addr", "")
+        assert done.returncode == 71, done.stderr
+        assert "port 67" in done.stderr
+        assert go.site.lease_file.read_bytes() == before
+    finally:
+        server.communicate("")
+    # The Go tool has gone on meanwhile: one guest left, another came.
+    rows = [{"mac": MAC.format(200), "ip": "172.20.100.77", "expiry": "2099-01-01T00:00:00Z"}]
+    go.site.lease_file.write_text(json.dumps(rows))
+    go.start()
+    assert go.lease_file() == {MAC.format(200): "172.20.100.77"}
+    assert go.routes() == {"172.20.100.77"}
 
 
 @pytest.mark.root
