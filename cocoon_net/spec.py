@@ -35,7 +35,7 @@ class Spec:
     pool_size: int = POOL_SIZE_INIT
     dns: tuple[IPv4Address, ...] = tuple(IPv4Address(a) for a in DEFAULT_DNS)
     primary_nic: str = ""
-    """Empty means the link of the default route."""
+    """Empty means the link with the primary interface's MAC."""
     security_group: str = ""
     """Empty means those of the primary interface."""
     drop_internal_access: bool = False

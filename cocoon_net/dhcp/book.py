@@ -10,14 +10,15 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cocoon_net import records
 from cocoon_net.dhcp.lease import Lease, State
 from cocoon_net.engine.model import Change, Context, Seen, Verb
-from cocoon_net.errors import InvariantError, StoreError
+from cocoon_net.errors import InvariantError, SpecError, StoreError
+from cocoon_net.formats import lease_file
+from cocoon_net.formats.lease_file import LeaseRow
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -146,26 +147,15 @@ class Book:
         if self._connection.execute("SELECT 1 FROM leases LIMIT 1").fetchone():
             return []
         try:
-            rows = json.loads(path.read_bytes()) or []
+            rows, complaints = lease_file.parse(path.read_text(encoding="utf-8"), str(path))
         except FileNotFoundError:
             return []
-        except (OSError, ValueError) as error:
+        except (OSError, UnicodeDecodeError, SpecError) as error:
             raise StoreError(
                 f"the leases of the Go cocoon-net cannot be taken over from {path}: {error}",
                 hint="repair the file, or move it away and expect every guest to ask for its address again",
             ) from error
-        if not isinstance(rows, list):
-            raise StoreError(f"{path} is not a list of leases", hint="repair the file, or move it away")
-        by_mac: dict[bytes, Lease] = {}
-        complaints: list[str] = []
-        for row in rows:
-            try:
-                lease = _foreign(row, now)
-            except (AddressValueError, ValueError, TypeError, KeyError) as error:
-                complaints.append(f"{path}: skipped {row!r}: {error}")
-            else:
-                by_mac[lease.mac] = lease
-        by_address = {lease.address: lease for lease in by_mac.values()}
+        by_address = {int(row.address): _imported(row, now) for row in rows}
         if by_address:
             notes = [
                 Note(now, one.address, one.mac.hex(":"), one.state.value, "imported") for one in by_address.values()
@@ -204,14 +194,11 @@ class PoolInventory:
         return {}
 
 
-def _foreign(row: dict[str, Any], now: int) -> Lease:
-    mac, address = _bytes(row["mac"].replace("-", ":").lower()), int(IPv4Address(row["ip"]))
-    if len(mac) != 6:
-        raise ValueError(f"{row['mac']!r} is not a MAC")
-    ends = int(datetime.fromisoformat(row["expiry"]).timestamp())
-    if ends > now:
-        return Lease(address, State.BOUND, ends, mac, now)
-    return Lease(address, State.FREE, 0, mac, max(ends, 0))
+def _imported(row: LeaseRow, now: int) -> Lease:
+    address, mac = int(row.address), _bytes(row.mac)
+    if row.expires > now:
+        return Lease(address, State.BOUND, row.expires, mac, now)
+    return Lease(address, State.FREE, 0, mac, max(row.expires, 0))
 
 
 def _bytes(mac: str) -> bytes:

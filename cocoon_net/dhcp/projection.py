@@ -12,10 +12,11 @@ from pathlib import Path
 
 from loguru import logger
 
-from cocoon_net.dhcp.decision import name, when
+from cocoon_net.dhcp.decision import name
 from cocoon_net.dhcp.frame import dotted
 from cocoon_net.dhcp.lease import Lease, State
 from cocoon_net.errors import CocoonError
+from cocoon_net.formats import lease_file
 from cocoon_net.node.files import write_atomic
 
 AT_ONCE = 1_000
@@ -72,9 +73,7 @@ class LeaseFile:
         rows = self._rows
         for lease in leases:
             if lease.state is State.BOUND:
-                expiry = when(lease.ends).strftime("%Y-%m-%dT%H:%M:%SZ")
-                row = f'{{"mac":"{name(lease.mac)}","ip":"{dotted(lease.address)}","expiry":"{expiry}"}}'
-                rows[lease.address] = row.encode()
+                rows[lease.address] = lease_file.row(name(lease.mac), dotted(lease.address), lease.ends)
             else:
                 rows.pop(lease.address, None)
 
@@ -90,9 +89,9 @@ class LeaseFile:
     def _put(self) -> None:
         with self._writing:
             # One call into C, so that the loop cannot change the table while it is joined.
-            text = b",\n".join(self._rows.values())
+            data = lease_file.join(self._rows.values())
             try:
-                self._write(self._path, b"[" + text + b"]\n")
+                self._write(self._path, data)
             except CocoonError as error:
                 self.failures += 1
                 logger.error("{} is not up to date: {}", self._path, error.message)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from ipaddress import IPv4Address
 
 from cocoon_net.errors import SpecError
@@ -27,16 +28,19 @@ class LeaseRow:
     expires: int
 
 
-def render(rows: Iterable[tuple[str, str, int]]) -> bytes:
-    """Return the file's bytes from (mac, dotted address, expiry in epoch seconds); ``[]`` when there is none."""
-    times: dict[int, str] = {}
-    lines = []
-    for mac, address, expires in rows:
-        text = times.get(expires)
-        if text is None:
-            text = times[expires] = datetime.fromtimestamp(expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        lines.append(f'{{"mac":"{mac}","ip":"{address}","expiry":"{text}"}}')
-    return ("[" + ",\n".join(lines) + "]\n").encode()
+def row(mac: str, address: str, expires: int) -> bytes:
+    """Return one lease as it stands in the file; ``expires`` in epoch seconds."""
+    return f'{{"mac":"{mac}","ip":"{address}","expiry":"{_text(expires)}"}}'.encode()
+
+
+def join(rows: Iterable[bytes]) -> bytes:
+    """Return the whole file from its rows; ``[]`` when there is none. One call into C, whatever the size."""
+    return b"[" + b",\n".join(rows) + b"]\n"
+
+
+@lru_cache(maxsize=64)
+def _text(expires: int) -> str:
+    return datetime.fromtimestamp(expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def parse(text: str, where: str = "leases.json") -> tuple[list[LeaseRow], list[str]]:
@@ -56,7 +60,7 @@ def parse(text: str, where: str = "leases.json") -> tuple[list[LeaseRow], list[s
     problems: list[str] = []
     for number, item in enumerate(data, 1):
         try:
-            mac = str(item["mac"]).lower()
+            mac = str(item["mac"]).lower().replace("-", ":")
             if not _MAC.fullmatch(mac):
                 raise ValueError(f"{mac!r} is not a MAC")
             expires = int(datetime.fromisoformat(_short(str(item["expiry"]))).timestamp())
