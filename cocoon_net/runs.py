@@ -142,7 +142,7 @@ def begin_teardown(desk: Desk) -> Run:
 
 
 def _start(desk: Desk, workflow: str, spec: Spec, instance: Instance | None) -> Run:
-    plan = load(workflow, STEPS)
+    plan = load(workflow, STEPS, desk.site.workflow_dir)
     return desk.journal.start(plan, spec, instance, version=__version__, by=_who(), now=desk.clock.now())
 
 
@@ -173,7 +173,7 @@ def compare(desk: Desk, workflow: str, spec: Spec) -> list[Look]:
     if workflow == "init":
         size(spec, instance)
     cx = Context(spec, instance, desk.journal.ledger(), desk.journal.lineage(), desk.clock.now())
-    return runner.compare(load(workflow, STEPS), cx)
+    return runner.compare(load(workflow, STEPS, desk.site.workflow_dir), cx)
 
 
 def provisioned(journal: Journal) -> Run:

@@ -26,6 +26,8 @@ class Site:
     metadata_url: str = METADATA_URL
     endpoint: str = ""
     """Of the cloud's API, e.g. ``http://100.96.0.97``; empty lets the SDK choose by region."""
+    workflow_dir: Path | None = None
+    """Of the workflow files; None takes the shipped ones."""
     lease_file_override: Path | None = None
     control_socket_override: Path | None = None
 
@@ -61,14 +63,16 @@ class Site:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Site:
-        """Read ``COCOON_NET_{STATE_DIR,CNI_CONF_DIR,RUN_DIR,METADATA_URL}`` and ``VOLCENGINE_ENDPOINT``.
+        """Read ``COCOON_NET_{STATE_DIR,CNI_CONF_DIR,RUN_DIR,METADATA_URL,WORKFLOW_DIR}`` and ``VOLCENGINE_ENDPOINT``.
 
         Flags are laid over the result with ``dataclasses.replace``.
         """
+        workflows = environ.get("COCOON_NET_WORKFLOW_DIR")
         return cls(
             state_dir=Path(environ.get("COCOON_NET_STATE_DIR") or STATE_DIR),
             cni_conf_dir=Path(environ.get("COCOON_NET_CNI_CONF_DIR") or CNI_CONF_DIR),
             run_dir=Path(environ.get("COCOON_NET_RUN_DIR") or RUN_DIR),
             metadata_url=(environ.get("COCOON_NET_METADATA_URL") or METADATA_URL).rstrip("/"),
             endpoint=(environ.get("VOLCENGINE_ENDPOINT") or "").rstrip("/"),
+            workflow_dir=Path(workflows) if workflows else None,
         )

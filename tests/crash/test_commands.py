@@ -160,3 +160,20 @@ def test_an_adopted_node_keeps_its_cloud_side_and_its_rules(scene: Any) -> None:
     after = scene.world()
     assert after["cloud"] == before["cloud"]
     assert after["node"] == before["node"]
+
+
+def test_workflows_of_the_operators_own_are_read_from_their_directory_and_nowhere_else(
+    scene: Any, tmp_path: Path
+) -> None:
+    before = scene.world()
+    theirs = ("env", f"COCOON_NET_WORKFLOW_DIR={tmp_path}", sys.executable, "-m", "cocoon_net")
+    refused = scene.on_node(*theirs, "init", *SPEC, "--pool-size", "20", check=False)
+    assert refused.returncode == 78
+    assert f"no workflow 'init' in {tmp_path}" in refused.stderr
+    assert scene.world() == before
+    (tmp_path / "init.toml").write_text('name = "init"\n[[step]]\nname = "subnet"\ndeadline = "7s"\n')
+    scene.on_node(*theirs, "init", *SPEC, "--pool-size", "20")
+    shown = json.loads(scene.product("workflow", "show", "--json").stdout)
+    assert [state["state"] for state in shown["states"]] == ["subnet"]
+    scene.product("teardown")
+    assert scene.world() == before
