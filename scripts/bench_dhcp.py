@@ -1,254 +1,388 @@
 #!/usr/bin/env python3
-"""Measure our DHCP server: new durable leases per second, and CPU per lease, on a bridge of its own.
+"""New leases under perfdhcp's load: our daemon and every DHCP server that Debian packages, in turn, on one pool.
 
-Run as root from the project's environment: ``python scripts/bench_dhcp.py [--leases 5000] [--pool 60000]``. The load
-comes from one guest port that plays many clients, with a window of exchanges under way; the server does all that it
-does in service: fsync and route before the ACK, history, leases.json. The load generator is Python, too, and has a
-core of its own to need; peers are measured by another script.
+Run as root: ``scripts/bench dhcp [--quick] [--only ours,kea]``. Each server gets two network namespaces of its own, a
+bridge, and perfdhcp (package kea-admin) on a port of it, as a relay. The rate is raised until more than 1 % of the
+exchanges are lost; what is printed is the highest rate that held. Ours is the whole daemon: fsync and route before
+each ACK, guards, history, events, metrics, leases.json. The peers' durability is what their packages do: Kea's
+memfile and dnsmasq do not fsync, dhcpd does.
+
+Debian packages: kea-dhcp4-server kea-admin isc-dhcp-server dnsmasq-base udhcpd; ``--install`` installs them without
+starting any.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import cProfile
+import json
 import os
-import pstats
-import socket
-import struct
+import re
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+PACKAGES = ("kea-dhcp4-server", "kea-admin", "isc-dhcp-server", "dnsmasq-base", "udhcpd")
+SUBNET, GATEWAY, RELAY = "172.20.0.0/16", "172.20.0.1", "172.20.255.254"
+FIRST = IPv4Address("172.20.1.0")
+LOSS = 0.01
 
-from cocoon_net import records
-from cocoon_net.dhcp import wire
-from cocoon_net.dhcp.frame import EVERYBODY
-from cocoon_net.dhcp.options import Code, MessageType
 
-SUBNET = IPv4Network("172.20.0.0/16")
-PARAMETERS = bytes((1, 3, 6, 12, 15, 26, 28, 51, 54, 58, 59))
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a server is to serve, and where it may write."""
+
+    directory: Path
+    size: int
+
+    @property
+    def last(self) -> IPv4Address:
+        """The last address of the pool."""
+        return FIRST + (self.size - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One run of perfdhcp against one server."""
+
+    rate: int
+    leases: int
+    loss: float
+    seconds: float
+    cpu: float
+    """Seconds of CPU that the server used."""
+    peak: int
+    """Peak resident memory of the server, KiB."""
+    offers: tuple[float, float]
+    """Milliseconds from DISCOVER to OFFER: median, 99 %."""
+    acks: tuple[float, float]
+    """Milliseconds from REQUEST to ACK."""
+
+    @property
+    def per_second(self) -> float:
+        """New leases a second."""
+        return self.leases / self.seconds
+
+    @property
+    def per_lease(self) -> float:
+        """Microseconds of the server's CPU per lease."""
+        return 1e6 * self.cpu / max(1, self.leases)
+
+
+def kea(setting: Setting) -> list[str]:
+    """Kea: memfile, two threads, no clean-up of the lease file during the run."""
+    configuration = {
+        "Dhcp4": {
+            "interfaces-config": {"interfaces": ["cni0"], "dhcp-socket-type": "udp"},
+            "lease-database": {
+                "type": "memfile",
+                "persist": True,
+                "name": str(setting.directory / "leases.csv"),
+                "lfc-interval": 0,
+            },
+            "valid-lifetime": 86400,
+            "multi-threading": {"enable-multi-threading": True, "thread-pool-size": 2, "packet-queue-size": 64},
+            "subnet4": [
+                {
+                    "subnet": SUBNET,
+                    "pools": [{"pool": f"{FIRST} - {setting.last}"}],
+                    "option-data": [{"name": "routers", "data": GATEWAY}],
+                }
+            ],
+            "loggers": [{"name": "kea-dhcp4", "severity": "WARN"}],
+        }
+    }
+    path = setting.directory / "kea.json"
+    path.write_text(json.dumps(configuration))
+    return ["kea-dhcp4", "-c", str(path)]
+
+
+def dhcpd(setting: Setting) -> list[str]:
+    """ISC dhcpd: a durable lease file, no ping before an offer."""
+    (setting.directory / "dhcpd.leases").touch()
+    path = setting.directory / "dhcpd.conf"
+    path.write_text(
+        "default-lease-time 86400; max-lease-time 86400; authoritative; ping-check false;\n"
+        f"subnet 172.20.0.0 netmask 255.255.0.0 {{ range {FIRST} {setting.last}; option routers {GATEWAY}; }}\n"
+    )
+    leases = str(setting.directory / "dhcpd.leases")
+    return ["dhcpd", "-f", "-q", "-4", "-cf", str(path), "-lf", leases, "--no-pid", "cni0"]
+
+
+def dnsmasq(setting: Setting) -> list[str]:
+    """dnsmasq: no ping before an offer."""
+    home = setting.directory
+    return [
+        *("dnsmasq", "-k", "--conf-file=/dev/null", "--port=0", "--interface=cni0", "--bind-interfaces"),
+        *(f"--dhcp-range={FIRST},{setting.last},255.255.0.0,24h", "--dhcp-authoritative", "--no-ping"),
+        *("--dhcp-lease-max=100000", f"--dhcp-leasefile={home / 'leases'}", f"--pid-file={home / 'pid'}"),
+        "--user=root",
+    ]
+
+
+def udhcpd(setting: Setting) -> list[str]:
+    """busybox udhcpd: one client at a time, each offer waits for an ARP answer."""
+    (setting.directory / "udhcpd.leases").touch()
+    path = setting.directory / "udhcpd.conf"
+    path.write_text(
+        f"start {FIRST}\nend {setting.last}\ninterface cni0\nmax_leases {setting.size}\n"
+        f"lease_file {setting.directory / 'udhcpd.leases'}\npidfile {setting.directory / 'pid'}\n"
+        f"opt subnet 255.255.0.0\nopt router {GATEWAY}\nopt lease 86400\n"
+    )
+    return ["udhcpd", "-f", str(path)]
+
+
+def ours(setting: Setting) -> list[str]:
+    """Our daemon, whole, on a pool.json as the Go tool would have left it."""
+    pool = {
+        "platform": "volcengine",
+        "nodeName": "bench",
+        "subnet": SUBNET,
+        "gateway": GATEWAY,
+        "ips": [str(FIRST + number) for number in range(setting.size)],
+        "dnsServers": ["8.8.8.8", "1.1.1.1"],
+        "updatedAt": "2026-01-01T00:00:00Z",
+    }
+    (setting.directory / "pool.json").write_text(json.dumps(pool))
+    program = Path(sys.executable).with_name("cocoon-net")
+    home = str(setting.directory)
+    return [str(program), "daemon", "--state-dir", home, "--run-dir", home, "--metrics-addr", "127.0.0.1:9092"]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server: its command, a rate to begin with, and what its answers are worth."""
+
+    command: Callable[[Setting], list[str]]
+    start: int
+    durable: str
+
+
+SERVERS: Mapping[str, Server] = {
+    "ours": Server(ours, 8000, "fsync + route before ACK"),
+    "kea": Server(kea, 6000, "no fsync"),
+    "dhcpd": Server(dhcpd, 400, "fsync"),
+    "dnsmasq": Server(dnsmasq, 300, "no fsync"),
+    "udhcpd": Server(udhcpd, 2, "written every 2 h"),
+}
 
 
 def main() -> int:
-    """Parse flags, make two namespaces, serve in one and ask from the other."""
+    """Parse flags, measure each server, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--leases", type=int, default=5000, help="how many clients ask")
     parser.add_argument("--pool", type=int, default=60000, help="addresses of the pool")
-    parser.add_argument("--window", type=int, default=256, help="exchanges under way at once")
-    parser.add_argument("--renew", action="store_true", help="then renew each lease once, too")
-    parser.add_argument("--profile", action="store_true", help="profile the server; its figures are too high then")
-    parser.add_argument("--serve", metavar="DIRECTORY", help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=int, default=4, help="of each run")
+    parser.add_argument("--steps", type=int, default=5, help="runs to narrow the highest rate down")
+    parser.add_argument("--rounds", type=int, default=2, help="runs at the highest rate; the median counts")
+    parser.add_argument("--only", default="", help="names of servers, with commas")
+    parser.add_argument("--quick", action="store_true", help="ours and Kea, short runs")
+    parser.add_argument("--install", action="store_true", help="install the peers' Debian packages first")
     options = parser.parse_args()
-    if options.serve:
-        return serve(Path(options.serve), options.pool, options.profile)
     if os.geteuid():
         parser.error("needs root, for network namespaces")
-    return bench(options)
+    if options.install:
+        install()
+    if shutil.which("perfdhcp") is None:
+        parser.error("perfdhcp is not here: give --install")
+    names = [name for name in options.only.split(",") if name] or list(SERVERS)
+    if options.quick:
+        names, options.seconds, options.steps = ["ours", "kea"], 2, 3
+    best: dict[str, Result] = {}
+    for name in names:
+        found = highest(name, options)
+        if found is None:
+            print(f"{name}: not measured", file=sys.stderr)
+            continue
+        best[name] = found
+    report(best)
+    return 0
 
 
-def bench(options: argparse.Namespace) -> int:
-    """Set up, run, print, clean up."""
-    server, client = f"bd{os.getpid()}s", f"bd{os.getpid()}c"
+def report(best: Mapping[str, Result]) -> None:
+    """Print one row per server, and ours against the best peer."""
+    row = "{:8} {:>9} {:>6} {:>9} {:>15} {:>15} {:>7}  {}"
+    print(
+        row.format("server", "leases/s", "loss", "CPU us", "OFFER p50/p99", "ACK p50/p99", "RSS MB", "before the ACK")
+    )
+    for name, one in sorted(best.items(), key=lambda item: -item[1].per_second):
+        print(
+            row.format(
+                name,
+                f"{one.per_second:.0f}",
+                f"{one.loss:.1%}",
+                f"{one.per_lease:.0f}",
+                "{:.1f}/{:.1f} ms".format(*one.offers),
+                "{:.1f}/{:.1f} ms".format(*one.acks),
+                one.peak // 1024,
+                SERVERS[name].durable,
+            )
+        )
+    peers = [name for name in best if name != "ours"]
+    if "ours" in best and peers:
+        peer = max(peers, key=lambda name: best[name].per_second)
+        mine, other = best["ours"], best[peer]
+        print(
+            f"ours / {peer}: {mine.per_second / other.per_second:.2f} times the leases/s, "
+            f"{mine.per_lease / other.per_lease:.2f} times the CPU per lease"
+        )
+
+
+def highest(name: str, options: argparse.Namespace) -> Result | None:
+    """Return the run of the highest rate with less than 1 % loss; None when the server does not answer at all."""
+    held, failed, rate = 0, 0, SERVERS[name].start
+    results: dict[int, Result] = {}
+    for _ in range(options.steps + 4):
+        seconds = options.seconds if rate > 20 else max(options.seconds, 10)
+        one = measure(name, rate, seconds, options.pool)
+        print(f"  {name}: {rate}/s offered, {one.per_second:.0f}/s leased, {one.loss:.1%} lost", file=sys.stderr)
+        if one.loss < LOSS and one.leases:
+            held, results[rate] = rate, one
+        else:
+            failed = rate
+        if held and failed:
+            if failed - held <= max(1, held * 0.04):
+                break
+            rate = (held + failed) // 2
+        elif held:
+            rate = int(held * 1.5)
+        else:
+            rate = failed // 2
+            if rate < 1:
+                return None
+    if not held:
+        return None
+    runs = [results[held]]
+    while len(runs) < options.rounds:
+        again = measure(name, held, options.seconds, options.pool)
+        runs.append(again)
+    held_again = [one for one in runs if one.loss < LOSS] or runs
+    return sorted(held_again, key=lambda one: one.per_second)[len(held_again) // 2]
+
+
+def measure(name: str, rate: int, seconds: int, size: int) -> Result:
+    """Run one server in fresh namespaces under a fixed rate of new clients."""
+    with playground() as (server, client), tempfile.TemporaryDirectory() as scratch:
+        home = Path(scratch)
+        command = SERVERS[name].command(Setting(home, size))
+        environment = {**os.environ, "KEA_PIDFILE_DIR": scratch, "KEA_LOCKFILE_DIR": scratch}
+        with (home / "log").open("wb") as log:
+            process = subprocess.Popen(
+                ["ip", "netns", "exec", server, *command], stdout=log, stderr=log, env=environment
+            )
+        try:
+            wait_for_service(server, process, home / "log")
+            before = usage(process.pid)
+            output = ask(client, rate, seconds, size)
+            after = usage(process.pid)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        return read(output, rate, seconds, after[0] - before[0], after[1])
+
+
+def ask(client: str, rate: int, seconds: int, size: int) -> str:
+    """Be perfdhcp: ``rate`` new clients a second for a while; returns what it printed."""
+    line = ["perfdhcp", "-4", "-l", "eth0", "-r", str(rate), "-R", str(size), "-p", str(seconds)]
+    line += ["-W", "300000", "-x", "t", GATEWAY]
+    done = subprocess.run(
+        ["ip", "netns", "exec", client, *line], capture_output=True, text=True, timeout=seconds + 60, check=False
+    )
+    return done.stdout
+
+
+def read(output: str, rate: int, seconds: float, cpu: float, peak: int) -> Result:
+    """Read perfdhcp's report: counts, and the two times of each exchange."""
+    sent = [int(text) for text in re.findall(r"sent packets: (\d+)", output)]
+    got = [int(text) for text in re.findall(r"received packets: (\d+)", output)]
+    if not sent or len(got) < 2:
+        raise SystemExit(f"perfdhcp reported nothing:\n{output[-2000:]}")
+    stages = re.split(r"\*\*\*Timestamps for packets: ", output)[1:]
+    times = [durations(stage) for stage in stages] + [[], []]
+    loss = 1 - got[1] / max(1, sent[0])
+    return Result(rate, got[1], loss, seconds, cpu, peak, quantiles(times[0]), quantiles(times[1]))
+
+
+def durations(stage: str) -> list[float]:
+    """Return the milliseconds between sending and receiving, of perfdhcp's list of timestamps."""
+    stamps = re.findall(r"sent / received: ([\d.]+) / ([\d.]+)", stage)
+    return [1000 * (float(received) - float(sent)) for sent, received in stamps]
+
+
+def quantiles(times: list[float]) -> tuple[float, float]:
+    """Return the median and the 99 % quantile; NaN of nothing."""
+    if not times:
+        return float("nan"), float("nan")
+    ordered = sorted(times)
+    return ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.99)]
+
+
+@contextlib.contextmanager
+def playground() -> Iterator[tuple[str, str]]:
+    """Make a server's and a client's namespace with a bridge between them, and take them away again."""
+    server, client = f"bp{os.getpid()}s", f"bp{os.getpid()}c"
     with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for name in (server, client):
             ip("netns", "add", name)
             stack.callback(ip, "netns", "del", name)
             ip("-n", name, "link", "set", "lo", "up")
         ip("-n", server, "link", "add", "cni0", "type", "bridge")
-        ip("-n", server, "addr", "add", "172.20.0.1/16", "dev", "cni0")
+        ip("-n", server, "addr", "add", f"{GATEWAY}/16", "dev", "cni0")
         ip("-n", server, "link", "set", "cni0", "up")
         ip("-n", server, "link", "add", "port0", "type", "veth", "peer", "name", "eth0", "netns", client)
         ip("-n", server, "link", "set", "port0", "master", "cni0", "up")
         ip("-n", client, "link", "set", "eth0", "up")
-        command = [sys.executable, __file__, "--serve", str(directory), "--pool", str(options.pool)]
-        if options.profile:
-            command.append("--profile")
-        process = subprocess.Popen(["ip", "netns", "exec", server, *command], stdin=subprocess.PIPE)
-        stack.callback(process.wait)
-        stack.callback(process.terminate)
-        ready = directory / "ready"
-        while not ready.exists():
-            if process.poll() is not None:
-                return 1
-            time.sleep(0.02)
-        print(f"pool {options.pool}, served {ready.read_text()} ms after the start of its process")
-        asked: list[str] = []
-        before = usage(process.pid)
-        # A thread of its own in the client's namespace would do; a process has a GIL of its own as well.
-        ask = subprocess.run(
-            [
-                "ip",
-                "netns",
-                "exec",
-                client,
-                sys.executable,
-                "-c",
-                f"import runpy; m = runpy.run_path({__file__!r});"
-                f" m['load']({options.leases}, {options.window}, {options.renew})",
-            ],
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
+        ip("-n", client, "addr", "add", f"{RELAY}/16", "dev", "eth0")
+        yield server, client
+
+
+def wait_for_service(server: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until somebody listens on port 67, ten seconds at most."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise SystemExit(f"the server ended with {process.returncode}:\n{log.read_text()[-2000:]}")
+        listening = subprocess.run(
+            ["ip", "netns", "exec", server, "ss", "-uln", "sport", "=", ":67"], capture_output=True, text=True
         )
-        asked += ask.stdout.splitlines()
-        after = usage(process.pid)
-        for line in asked:
-            print(line)
-        exchanges = sum(int(line.split()[1]) for line in asked)
-        print(
-            f"server: {1e6 * (after[0] - before[0]) / max(1, exchanges):.0f} us CPU per exchange, "
-            f"peak RSS {after[1] // 1024} MB"
-        )
-        routes = subprocess.run(
-            ["ip", "-n", server, "route", "show", "proto", "174"], capture_output=True, text=True, check=True
-        )
-        print(f"routes in the kernel: {len(routes.stdout.splitlines())}")
-        if options.profile:
-            process.terminate()
-            process.wait()
-    return 0
-
-
-def serve(directory: Path, size: int, profile: bool) -> int:
-    """Be the server until SIGTERM."""
-    import signal
-
-    started = time.clock_gettime(time.CLOCK_BOOTTIME) - boot_age()
-    from cocoon_net.dhcp.book import Book
-    from cocoon_net.dhcp.projection import LeaseFile
-    from cocoon_net.dhcp.server import Server
-    from cocoon_net.store import open_database
-
-    first = int(IPv4Address("172.20.1.0"))
-    pool = records.Pool(
-        subnet=SUBNET,
-        gateway=IPv4Address("172.20.0.1"),
-        dns=(IPv4Address("8.8.8.8"), IPv4Address("1.1.1.1")),
-        addresses=tuple(IPv4Address(first + i) for i in range(size)),
-        mtu=1500,
-    )
-    book = Book(open_database(directory / "cocoon-net.db"))
-    server = Server(book, pool, lease_file=LeaseFile(directory / "leases.json"))
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-
-    def tell() -> None:
-        if server.wait(30):
-            (directory / "ready.tmp").write_text(f"{1000 * (time.clock_gettime(time.CLOCK_BOOTTIME) - started):.0f}")
-            (directory / "ready.tmp").rename(directory / "ready")
-
-    threading.Thread(target=tell, daemon=True).start()
-    profiler = cProfile.Profile() if profile else contextlib.nullcontext()
-    with profiler:
-        server.run(stop)
-    print(server.snapshot())
-    if isinstance(profiler, cProfile.Profile):
-        pstats.Stats(profiler).sort_stats("tottime").print_stats(28)
-    return 0
-
-
-def boot_age() -> float:
-    """Return the age of this process in seconds (proc(5): starttime in clock ticks since boot)."""
-    ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-
-
-def load(leases: int, window: int, renew: bool) -> None:
-    """Be ``leases`` clients; print what was got. Runs in the client's namespace."""
-    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
-    sock.bind(("eth0", 0x0800))
-    sock.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)
-    sock.settimeout(0.05)
-    addresses = [0] * leases
-    exchange(sock, leases, window, addresses, "new")
-    if renew:
-        exchange(sock, leases, window, addresses, "renewed")
-
-
-def exchange(sock: socket.socket, leases: int, window: int, addresses: list[int], what: str) -> None:
-    """Run one exchange per client: DISCOVER to ACK, or REQUEST (RENEWING) to ACK."""
-    begun = [0.0] * leases
-    times: list[float] = []
-    next_one = lost = 0
-    open_ones: dict[int, float] = {}
-    start = time.perf_counter()
-    while len(times) < leases and time.perf_counter() - start < 120:
-        while next_one < leases and len(open_ones) < window:
-            begun[next_one] = open_ones[next_one] = time.perf_counter()
-            sock.send(renewing(next_one, addresses[next_one]) if addresses[next_one] else discover(next_one))
-            next_one += 1
-        try:
-            frame = sock.recv(2048)
-        except TimeoutError:
-            now = time.perf_counter()
-            for index, at in list(open_ones.items()):
-                if now - at > 0.5:
-                    lost += 1
-                    open_ones[index] = now
-                    sock.send(renewing(index, addresses[index]) if addresses[index] else discover(index))
-            continue
-        payload = frame[42:]
-        if len(payload) < wire.MINIMUM_SIZE:  # not DHCP: the bridge's own IGMP, say
-            continue
-        index = int.from_bytes(payload[4:8]) - 1
-        kind = payload[242]
-        if index not in open_ones:
-            continue
-        if kind == MessageType.OFFER:
-            sock.send(request(index, int.from_bytes(payload[16:20])))
-        elif kind == MessageType.ACK:
-            addresses[index] = int.from_bytes(payload[16:20])
-            times.append(time.perf_counter() - begun[index])
-            del open_ones[index]
-    took = time.perf_counter() - start
-    times.sort()
-    assert len(set(addresses)) == leases, "two clients with one address"
-    print(
-        f"{what}: {len(times)} leases in {took:.2f} s = {len(times) / took:.0f}/s, "
-        f"p50 {1e3 * times[len(times) // 2]:.1f} ms,"
-        f" p99 {1e3 * times[int(len(times) * 0.99)]:.1f} ms, {lost} asked again"
-    )
-
-
-def frame_of(index: int, kind: MessageType, more: dict[int, bytes], ciaddr: int = 0) -> bytes:
-    """Build a client's frame: broadcast, UDP without checksum (RFC 768 allows it)."""
-    mac = b"\x02\x10" + index.to_bytes(4)
-    options = {int(Code.MESSAGE_TYPE): bytes((kind,)), int(Code.CLIENT_ID): b"\x01" + mac, **more, 55: PARAMETERS}
-    payload = wire.encode(wire.Packet(wire.REQUEST, index + 1, mac, options, ciaddr=ciaddr))
-    length = len(payload) + 8
-    ip = struct.pack("!BBHHHBBHII", 0x45, 0, length + 20, 0, 0, 64, 17, 0, ciaddr, 0xFFFFFFFF)
-    return EVERYBODY + mac + b"\x08\x00" + ip + struct.pack("!HHHH", 68, 67, length, 0) + payload
-
-
-def discover(index: int) -> bytes:
-    """A DISCOVER."""
-    return frame_of(index, MessageType.DISCOVER, {})
-
-
-def request(index: int, address: int) -> bytes:
-    """A REQUEST that selects our offer."""
-    server = int(IPv4Address("172.20.0.1")).to_bytes(4)
-    return frame_of(index, MessageType.REQUEST, {54: server, 50: address.to_bytes(4)})
-
-
-def renewing(index: int, address: int) -> bytes:
-    """A REQUEST that renews (REBINDING: broadcast)."""
-    return frame_of(index, MessageType.REQUEST, {}, ciaddr=address)
+        if ":67" in listening.stdout:
+            time.sleep(0.7)
+            return
+        time.sleep(0.05)
+    raise SystemExit(f"nobody listens on port 67:\n{log.read_text()[-2000:]}")
 
 
 def usage(pid: int) -> tuple[float, int]:
-    """Return CPU seconds and peak RSS in KB of a process."""
+    """Return CPU seconds and peak RSS in KiB of a process; ``ip netns exec`` has become the server itself."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    status = Path(f"/proc/{pid}/status").read_text()
-    peak = int(status.split("VmHWM:")[1].split()[0])
+    peak = int(Path(f"/proc/{pid}/status").read_text().split("VmHWM:")[1].split()[0])
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), peak
+
+
+def install() -> None:
+    """Install the peers, without letting their packages start them (policy-rc.d, invoke-rc.d(8))."""
+    policy = Path("/usr/sbin/policy-rc.d")
+    ours_to_remove = not policy.exists()
+    if ours_to_remove:
+        policy.write_text("#!/bin/sh\nexit 101\n")
+        policy.chmod(0o755)
+    try:
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for line in (["apt-get", "update", "-qq"], ["apt-get", "install", "-qq", "-y", *PACKAGES]):
+            subprocess.run(line, check=True, env=environment, stdout=subprocess.DEVNULL)
+    finally:
+        if ours_to_remove:
+            policy.unlink()
 
 
 def ip(*arguments: str) -> None:

@@ -1,0 +1,260 @@
+#!/usr/bin/env python3
+"""Measure our DHCP server: new durable leases per second, and CPU per lease, on a bridge of its own.
+
+Run as root from the project's environment: ``scripts/bench self [--leases 5000] [--pool 60000]``. The load
+comes from one guest port that plays many clients, with a window of exchanges under way; the server does all that it
+does in service: fsync and route before the ACK, history, leases.json. The load generator is Python, too, and has a
+core of its own to need; peers are measured by another script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import cProfile
+import os
+import pstats
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cocoon_net import records
+from cocoon_net.dhcp import wire
+from cocoon_net.dhcp.frame import EVERYBODY
+from cocoon_net.dhcp.options import Code, MessageType
+
+SUBNET = IPv4Network("172.20.0.0/16")
+PARAMETERS = bytes((1, 3, 6, 12, 15, 26, 28, 51, 54, 58, 59))
+
+
+def main() -> int:
+    """Parse flags, make two namespaces, serve in one and ask from the other."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--leases", type=int, default=5000, help="how many clients ask")
+    parser.add_argument("--pool", type=int, default=60000, help="addresses of the pool")
+    parser.add_argument("--window", type=int, default=256, help="exchanges under way at once")
+    parser.add_argument("--renew", action="store_true", help="then renew each lease once, too")
+    parser.add_argument("--profile", action="store_true", help="profile the server; its figures are too high then")
+    parser.add_argument("--serve", metavar="DIRECTORY", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        return serve(Path(options.serve), options.pool, options.profile)
+    if os.geteuid():
+        parser.error("needs root, for network namespaces")
+    return bench(options)
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Set up, run, print, clean up."""
+    server, client = f"bd{os.getpid()}s", f"bd{os.getpid()}c"
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for name in (server, client):
+            ip("netns", "add", name)
+            stack.callback(ip, "netns", "del", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        ip("-n", server, "link", "add", "cni0", "type", "bridge")
+        ip("-n", server, "addr", "add", "172.20.0.1/16", "dev", "cni0")
+        ip("-n", server, "link", "set", "cni0", "up")
+        ip("-n", server, "link", "add", "port0", "type", "veth", "peer", "name", "eth0", "netns", client)
+        ip("-n", server, "link", "set", "port0", "master", "cni0", "up")
+        ip("-n", client, "link", "set", "eth0", "up")
+        command = [sys.executable, __file__, "--serve", str(directory), "--pool", str(options.pool)]
+        if options.profile:
+            command.append("--profile")
+        process = subprocess.Popen(["ip", "netns", "exec", server, *command], stdin=subprocess.PIPE)
+        stack.callback(process.wait)
+        stack.callback(process.terminate)
+        ready = directory / "ready"
+        while not ready.exists():
+            if process.poll() is not None:
+                return 1
+            time.sleep(0.02)
+        print(f"pool {options.pool}, served {ready.read_text()} ms after the start of its process")
+        asked: list[str] = []
+        before = usage(process.pid)
+        # A thread of its own in the client's namespace would do; a process has a GIL of its own as well.
+        ask = subprocess.run(
+            [
+                "ip",
+                "netns",
+                "exec",
+                client,
+                sys.executable,
+                "-c",
+                f"import runpy; m = runpy.run_path({__file__!r});"
+                f" m['load']({options.leases}, {options.window}, {options.renew})",
+            ],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        asked += ask.stdout.splitlines()
+        after = usage(process.pid)
+        for line in asked:
+            print(line)
+        exchanges = sum(int(line.split()[1]) for line in asked)
+        print(
+            f"server: {1e6 * (after[0] - before[0]) / max(1, exchanges):.0f} us CPU per exchange, "
+            f"peak RSS {after[1] // 1024} MB"
+        )
+        routes = subprocess.run(
+            ["ip", "-n", server, "route", "show", "proto", "174"], capture_output=True, text=True, check=True
+        )
+        print(f"routes in the kernel: {len(routes.stdout.splitlines())}")
+        if options.profile:
+            process.terminate()
+            process.wait()
+    return 0
+
+
+def serve(directory: Path, size: int, profile: bool) -> int:
+    """Be the server until SIGTERM."""
+    import signal
+
+    started = time.clock_gettime(time.CLOCK_BOOTTIME) - boot_age()
+    from cocoon_net.dhcp.book import Book
+    from cocoon_net.dhcp.projection import LeaseFile
+    from cocoon_net.dhcp.server import Server
+    from cocoon_net.store import open_database
+
+    first = int(IPv4Address("172.20.1.0"))
+    pool = records.Pool(
+        subnet=SUBNET,
+        gateway=IPv4Address("172.20.0.1"),
+        dns=(IPv4Address("8.8.8.8"), IPv4Address("1.1.1.1")),
+        addresses=tuple(IPv4Address(first + i) for i in range(size)),
+        mtu=1500,
+    )
+    book = Book(open_database(directory / "cocoon-net.db"))
+    server = Server(book, pool, lease_file=LeaseFile(directory / "leases.json"))
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+
+    def tell() -> None:
+        if server.wait(30):
+            (directory / "ready.tmp").write_text(f"{1000 * (time.clock_gettime(time.CLOCK_BOOTTIME) - started):.0f}")
+            (directory / "ready.tmp").rename(directory / "ready")
+
+    threading.Thread(target=tell, daemon=True).start()
+    profiler = cProfile.Profile() if profile else contextlib.nullcontext()
+    with profiler:
+        server.run(stop)
+    print(server.snapshot())
+    if isinstance(profiler, cProfile.Profile):
+        pstats.Stats(profiler).sort_stats("tottime").print_stats(28)
+    return 0
+
+
+def boot_age() -> float:
+    """Return the age of this process in seconds (proc(5): starttime in clock ticks since boot)."""
+    ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def load(leases: int, window: int, renew: bool) -> None:
+    """Be ``leases`` clients; print what was got. Runs in the client's namespace."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+    sock.bind(("eth0", 0x0800))
+    sock.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)
+    sock.settimeout(0.05)
+    addresses = [0] * leases
+    exchange(sock, leases, window, addresses, "new")
+    if renew:
+        exchange(sock, leases, window, addresses, "renewed")
+
+
+def exchange(sock: socket.socket, leases: int, window: int, addresses: list[int], what: str) -> None:
+    """Run one exchange per client: DISCOVER to ACK, or REQUEST (RENEWING) to ACK."""
+    begun = [0.0] * leases
+    times: list[float] = []
+    next_one = lost = 0
+    open_ones: dict[int, float] = {}
+    start = time.perf_counter()
+    while len(times) < leases and time.perf_counter() - start < 120:
+        while next_one < leases and len(open_ones) < window:
+            begun[next_one] = open_ones[next_one] = time.perf_counter()
+            sock.send(renewing(next_one, addresses[next_one]) if addresses[next_one] else discover(next_one))
+            next_one += 1
+        try:
+            frame = sock.recv(2048)
+        except TimeoutError:
+            now = time.perf_counter()
+            for index, at in list(open_ones.items()):
+                if now - at > 0.5:
+                    lost += 1
+                    open_ones[index] = now
+                    sock.send(renewing(index, addresses[index]) if addresses[index] else discover(index))
+            continue
+        payload = frame[42:]
+        if len(payload) < wire.MINIMUM_SIZE:  # not DHCP: the bridge's own IGMP, say
+            continue
+        index = int.from_bytes(payload[4:8]) - 1
+        kind = payload[242]
+        if index not in open_ones:
+            continue
+        if kind == MessageType.OFFER:
+            sock.send(request(index, int.from_bytes(payload[16:20])))
+        elif kind == MessageType.ACK:
+            addresses[index] = int.from_bytes(payload[16:20])
+            times.append(time.perf_counter() - begun[index])
+            del open_ones[index]
+    took = time.perf_counter() - start
+    times.sort()
+    assert len(set(addresses)) == leases, "two clients with one address"
+    print(
+        f"{what}: {len(times)} leases in {took:.2f} s = {len(times) / took:.0f}/s, "
+        f"p50 {1e3 * times[len(times) // 2]:.1f} ms,"
+        f" p99 {1e3 * times[int(len(times) * 0.99)]:.1f} ms, {lost} asked again"
+    )
+
+
+def frame_of(index: int, kind: MessageType, more: dict[int, bytes], ciaddr: int = 0) -> bytes:
+    """Build a client's frame: broadcast, UDP without checksum (RFC 768 allows it)."""
+    mac = b"\x02\x10" + index.to_bytes(4)
+    options = {int(Code.MESSAGE_TYPE): bytes((kind,)), int(Code.CLIENT_ID): b"\x01" + mac, **more, 55: PARAMETERS}
+    payload = wire.encode(wire.Packet(wire.REQUEST, index + 1, mac, options, ciaddr=ciaddr))
+    length = len(payload) + 8
+    ip = struct.pack("!BBHHHBBHII", 0x45, 0, length + 20, 0, 0, 64, 17, 0, ciaddr, 0xFFFFFFFF)
+    return EVERYBODY + mac + b"\x08\x00" + ip + struct.pack("!HHHH", 68, 67, length, 0) + payload
+
+
+def discover(index: int) -> bytes:
+    """A DISCOVER."""
+    return frame_of(index, MessageType.DISCOVER, {})
+
+
+def request(index: int, address: int) -> bytes:
+    """A REQUEST that selects our offer."""
+    server = int(IPv4Address("172.20.0.1")).to_bytes(4)
+    return frame_of(index, MessageType.REQUEST, {54: server, 50: address.to_bytes(4)})
+
+
+def renewing(index: int, address: int) -> bytes:
+    """A REQUEST that renews (REBINDING: broadcast)."""
+    return frame_of(index, MessageType.REQUEST, {}, ciaddr=address)
+
+
+def usage(pid: int) -> tuple[float, int]:
+    """Return CPU seconds and peak RSS in KB of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    status = Path(f"/proc/{pid}/status").read_text()
+    peak = int(status.split("VmHWM:")[1].split()[0])
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), peak
+
+
+def ip(*arguments: str) -> None:
+    """Run ip(8)."""
+    subprocess.run(["ip", *arguments], check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
