@@ -114,10 +114,9 @@ class Inventory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A state of the machine: which inventory it looks at, and what it wants there."""
+    """A state of the machine, and what it wants of the inventory of the same name."""
 
     name: str
-    inventory: str
     want: Want
     prune: bool = False
     """Whether keys that are ours and not wanted are deleted on the way up, too."""

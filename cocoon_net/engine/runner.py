@@ -124,7 +124,7 @@ class Runner:
             if stage.name in only:
                 look = self._look(stage, cx)
                 for change in look.difference.changes:
-                    self._inventories[self._steps[stage.name].inventory].apply(change, "", cx)
+                    self._inventories[stage.name].apply(change, "", cx)
                     applied.append(change)
         return applied
 
@@ -183,7 +183,7 @@ class Runner:
 
     def _look(self, stage: Stage, cx: Context) -> Look:
         step = self._steps[stage.name]
-        seen = self._inventories[step.inventory].observe(cx)
+        seen = self._inventories[stage.name].observe(cx)
         records = {key: record for key, record in seen.items() if not isinstance(record, Busy)}
         match stage.wish:
             case Wish.SPEC:
@@ -203,7 +203,7 @@ class Runner:
         """
         operations = self._journal.intend(run, changes, self._clock.now())
         stage = next(iter(changes.values())).step
-        inventory = self._inventories[self._steps[stage].inventory]
+        inventory = self._inventories[stage]
         made: list[str] = []
         passing, lasting = "", None
         with ThreadPoolExecutor(min(SIDE_BY_SIDE, len(changes)), thread_name_prefix="apply") as pool:

@@ -136,18 +136,6 @@ def delete_address(index: int, address: IPv4Interface, *, name: str = "") -> Non
     _ask(f"delete {address} from {name or f'link {index}'}", lambda ipr: ipr.addr("del", **parts), empty=gone)
 
 
-def default_route_link() -> str:
-    """Return the name of the link of the IPv4 default route with the lowest metric; empty when there is none."""
-    routes = _ask("list default routes", lambda ipr: list(ipr.get_default_routes(family=2, table=254)))
-    for route in sorted(routes, key=lambda m: int(m.get_attr("RTA_PRIORITY") or 0)):
-        hops = route.get_attr("RTA_MULTIPATH") or []
-        index = route.get_attr("RTA_OIF") or (hops[0]["oif"] if hops else 0)
-        for candidate in links():
-            if candidate.index == index:
-                return candidate.name
-    return ""
-
-
 # The one IPRoute
 
 

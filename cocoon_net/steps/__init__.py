@@ -12,18 +12,18 @@ from cocoon_net.steps import cloud, node
 STEPS: dict[str, Step] = {
     step.name: step
     for step in (
-        Step("subnet", "subnet", cloud.subnet),
-        Step("enis", "enis", cloud.enis),
-        Step("ingress", "ingress", cloud.ingress),
-        Step("attach", "attach", cloud.attach),
-        Step("addresses", "addresses", cloud.addresses, part_of="enis", restores=False),
-        Step("links", "links", node.links, part_of="attach"),
-        Step("bridge", "bridge", node.bridge),
-        Step("sysctl", "sysctl", node.sysctl),
-        Step("routes", "routes", node.routes, prune=True),
-        Step("firewall", "firewall", node.firewall),
-        Step("cni", "cni", node.cni),
-        Step("dhcp", "dhcp", node.dhcp),
+        Step("subnet", cloud.subnet),
+        Step("enis", cloud.enis),
+        Step("ingress", cloud.ingress),
+        Step("attach", cloud.attach),
+        Step("addresses", cloud.addresses, part_of="enis", restores=False),
+        Step("links", node.links, part_of="attach"),
+        Step("bridge", node.bridge),
+        Step("sysctl", node.sysctl),
+        Step("routes", node.routes, prune=True),
+        Step("firewall", node.firewall),
+        Step("cni", node.cni),
+        Step("dhcp", node.dhcp),
     )
 }
 """Name -> Step, in the order of provisioning."""

@@ -90,7 +90,7 @@ class Bench:
         def lamps(cx: Context, seen: Mapping[str, Record]) -> Mapping[str, Record]:
             return {"lamp": Sysctl("lamp", str(len(cx.records("tools"))))}
 
-        return {"tools": Step("tools", "tools", tools, prune=self.prune), "lamps": Step("lamps", "lamps", lamps)}
+        return {"tools": Step("tools", tools, prune=self.prune), "lamps": Step("lamps", lamps)}
 
     def journal(self) -> Journal:
         return Journal(open_database(self.path))

@@ -14,7 +14,7 @@ ONE, TWO = Sysctl("a", "1"), Sysctl("a", "2")
 
 
 def step(**options: object) -> Step:
-    return Step("s", "s", lambda cx, seen: {}, **options)  # type: ignore[arg-type]
+    return Step("s", lambda cx, seen: {}, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

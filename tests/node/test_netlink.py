@@ -98,17 +98,6 @@ def test_addresses_come_and_go_and_both_twice(namespace: Any) -> None:
 
 
 @pytest.mark.root
-def test_the_default_route_s_link_is_that_of_the_lowest_metric(namespace: Any) -> None:
-    assert netlink.default_route_link() == ""
-    for number, metric in ((1, 100), (2, 50)):
-        namespace.interface(f"eth{number}", f"00:16:3e:00:00:0{number}")
-        namespace.ip(f"link set eth{number} up")
-        namespace.ip(f"addr add 10.0.{number}.2/24 dev eth{number}")
-        namespace.ip(f"route add default via 10.0.{number}.1 metric {metric}")
-    assert netlink.default_route_link() == "eth2"
-
-
-@pytest.mark.root
 def test_many_short_lived_threads_ask_through_one_socket(namespace: Any) -> None:
     netlink.links()
     before = len(list(Path("/proc/self/fd").iterdir()))

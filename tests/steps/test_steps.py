@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,11 @@ import pytest
 from cocoon_net.engine.model import Context, Origin, Row
 from cocoon_net.errors import CloudQuota, Unsupported
 from cocoon_net.records import AddressSet, File, IngressRule, Instance, Interface, Link, Pool, Record, Route, Ruleset
+from cocoon_net.site import Site
 from cocoon_net.spec import Spec, parse
 from cocoon_net.steps import STEPS, cloud, node
+from cocoon_net.store import open_memory
+from cocoon_net.world import World
 
 NET = IPv4Network("172.20.100.0/24")
 INSTANCE = Instance(
@@ -173,5 +177,6 @@ def test_strays_of_ours_on_other_links_are_not_wanted() -> None:
     assert list(node.routes(context(spec()), seen)) == ["a/32"]
 
 
-def test_every_step_names_an_inventory_and_a_want() -> None:
-    assert all(step.name == name and step.inventory and callable(step.want) for name, step in STEPS.items())
+def test_every_step_has_an_inventory_of_its_name(tmp_path: Path) -> None:
+    world = World(Site(state_dir=tmp_path), spec(), open_memory())
+    assert set(world.inventories) == set(STEPS)
