@@ -67,7 +67,7 @@ def at(site: Site, workflow: str, *, bus: Bus, say: Say, clock: Clock | None = N
     with locked(site.state_dir / "run.lock", what=f"{workflow} cannot start", owner=f"{workflow}, pid {os.getpid()}"):
         database = open_database(site.database)
         try:
-            yield Desk(site, database, Journal(database), bus, clock or SystemClock(), say)
+            yield Desk(site, database, Journal(database, who()), bus, clock or SystemClock(), say)
         finally:
             database.close()
 
@@ -143,7 +143,7 @@ def begin_teardown(desk: Desk) -> Run:
 
 def _start(desk: Desk, workflow: str, spec: Spec, instance: Instance | None) -> Run:
     plan = load(workflow, STEPS, desk.site.workflow_dir)
-    return desk.journal.start(plan, spec, instance, version=__version__, by=_who(), now=desk.clock.now())
+    return desk.journal.start(plan, spec, instance, version=__version__, by=who(), now=desk.clock.now())
 
 
 def resume(desk: Desk, workflow: str) -> Run:
@@ -215,6 +215,7 @@ def _same_node(desk: Desk, spec: Spec) -> None:
         )
 
 
-def _who() -> str:
+def who() -> str:
+    """Return who acts, for the history: ``alice, pid 71``."""
     login = os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
     return f"{login}, pid {os.getpid()}"

@@ -124,6 +124,33 @@ CREATE TABLE history (              -- what became of leases, and why
 ) STRICT;
 """
 
+_HISTORY = """
+CREATE TABLE run_history (          -- who did what to the runs of this node; never changed
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    at TEXT NOT NULL,
+    what TEXT NOT NULL,             -- engine.history.Deed
+    by TEXT NOT NULL,
+    version TEXT NOT NULL,
+    run TEXT NOT NULL,              -- '' where no run is meant; no reference, it outlives the run
+    workflow TEXT NOT NULL,
+    lineage TEXT NOT NULL,
+    details TEXT NOT NULL           -- JSON: the spec, the reason given, what was chosen
+) STRICT;
+CREATE INDEX run_history_of_run ON run_history (run, id);
+CREATE TRIGGER run_history_is_not_changed BEFORE UPDATE ON run_history
+BEGIN SELECT raise(ABORT, 'the history is not changed'); END;
+CREATE TRIGGER run_history_is_not_replaced BEFORE INSERT ON run_history
+WHEN EXISTS (SELECT 1 FROM run_history WHERE id = new.id)
+BEGIN SELECT raise(ABORT, 'the history is not changed'); END;
+CREATE TRIGGER run_history_is_kept BEFORE DELETE ON run_history
+WHEN old.id > (SELECT max(id) FROM run_history) - 10000
+    OR (old.lineage <> '' AND old.lineage IS (SELECT value FROM meta WHERE name = 'lineage'))
+BEGIN SELECT raise(ABORT, 'the history keeps its newest 10000 entries and the open lineage'); END;
+ALTER TABLE visits ADD COLUMN next_look_at TEXT NOT NULL DEFAULT '';  -- while it waits
+ALTER TABLE visits ADD COLUMN skipped TEXT NOT NULL DEFAULT '';       -- JSON: by, why, at
+ALTER TABLE ledger ADD COLUMN foreseen_by INTEGER;  -- the operation that is to make it; NULL once it was seen at rest
+"""
+
 
 def _statements(script: str) -> Callable[[Database], None]:
     """Run a script statement by statement: ``executescript`` would commit the migration's transaction."""
@@ -142,6 +169,7 @@ def _statements(script: str) -> Callable[[Database], None]:
 MIGRATIONS: dict[str, Callable[[Database], None]] = {
     "0001_engine": _statements(_ENGINE),
     "0002_dhcp": _statements(_DHCP),
+    "0003_history": _statements(_HISTORY),
 }
 
 

@@ -34,7 +34,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "volcenginesdkcore": ("cloud.volcengine.client",),
     "scapy": ("dhcp.probe", "lab"),
     "rich": ("cli.render",),
-    "sqlite_utils": ("store", "engine.journal", "dhcp.book", "runs", "world", "supervisor"),
+    "sqlite_utils": ("store", "engine.journal", "engine.history", "dhcp.book", "runs", "world", "supervisor"),
     "apscheduler": ("supervisor",),
     "click": ("cli",),
     "prometheus_client": ("supervisor.metrics",),

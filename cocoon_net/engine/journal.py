@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from cocoon_net.engine.history import Deed, History
 from cocoon_net.engine.machine import ABANDONED, DONE, PLANNED
 from cocoon_net.engine.model import Change, Ledger, Origin, Row, Verb
 from cocoon_net.engine.workflow import Plan
@@ -52,10 +53,12 @@ class Run:
 
 
 class Journal:
-    """Reads and writes runs, visits, operations and the ledger. Used from one thread."""
+    """Reads and writes runs, visits, operations, the ledger and the history. Used from one thread."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, by: str = "") -> None:
+        """``by`` is who acts, for the history: ``alice, pid 71``."""
         self._db = database
+        self.history = History(database, by)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -68,6 +71,15 @@ class Journal:
                 f"the journal cannot be written: {error}",
                 hint="make room in the state directory, then give the same command again: nothing is lost",
             ) from error
+
+    def record(self, what: Deed, now: datetime, *, run: Run | None = None, by: str = "", **details: Any) -> None:
+        """Enter a deed into the history: who (``by``, else whose journal it is) did what, to which run, with what.
+
+        ``details`` are JSON-ready: the reason given, the spec, what was chosen.
+        """
+        about = {"run": run.id, "workflow": run.workflow, "lineage": run.lineage} if run else {}
+        with self.transaction():
+            self.history.add(what, _text(now), by=by, details=details, **about)
 
     # Runs
 
@@ -92,6 +104,7 @@ class Journal:
                     "updated_at": _text(now),
                 }
             )
+            self.record(Deed.STARTED, now, run=self.run(run), by=by, spec=spec.as_json())
         return self.run(run)
 
     def lineage(self) -> str:
@@ -126,7 +139,10 @@ class Journal:
         return next((run for run in self.runs() if run.workflow in workflows and run.state == DONE), None)
 
     def moved(self, run: str, state: str, now: datetime) -> None:
-        """Write the machine's new state down; a teardown that is done ends the lineage."""
+        """Write the machine's new state down; a teardown that is done ends the lineage.
+
+        With the end of a run the history is extended, and pruned by its rule.
+        """
         with self.transaction():
             self._db.execute(
                 "UPDATE runs SET state = ?, reason = '', updated_at = ? WHERE id = ?", [state, _text(now), run]
@@ -137,6 +153,11 @@ class Journal:
                     "(SELECT 1 FROM runs WHERE id = ? AND workflow = 'teardown')",
                     [run],
                 )
+            if state in (DONE, ABANDONED):
+                deed = Deed.DONE if state == DONE else Deed.ABANDONED
+                ended = self.run(run)
+                self.record(deed, now, run=ended, by=self.history.by or ended.started_by)
+                self.history.prune(_text(now))
 
     def park(self, run: str, step: str, error: CocoonError, seconds: float, now: datetime) -> None:
         """Note why a run stopped short, in its row and in the step's."""
