@@ -16,7 +16,7 @@ from cocoon_net.cloud.volcengine.client import Client, objects
 from cocoon_net.cloud.volcengine.eni import instance_of
 from cocoon_net.cloud.volcengine.tags import NODE, OURS, filters
 from cocoon_net.engine.model import Busy, Change, Context, Origin, Seen, Verb
-from cocoon_net.errors import CloudError, CloudGone, InvariantError, Unsupported
+from cocoon_net.errors import CloudError, CloudGone, CloudTransient, InvariantError, Unsupported
 from cocoon_net.records import IngressRule
 
 PRIORITY = 1
@@ -108,7 +108,10 @@ class Ingress:
                 )
 
     def _revoke(self, key: str, seen: IngressRule, cx: Context) -> Mapping[str, str]:
-        """RevokeSecurityGroupIngress of the rule as it stands there now; a missing one is success."""
+        """RevokeSecurityGroupIngress of the rule as it stands there now; a missing one is success.
+
+        CloudTransient when another node began to use it since we looked: the next look then spares it.
+        """
         row = cx.ledger.get(("ingress", key))
         created = row is not None and row.origin is Origin.CREATED
         try:
@@ -119,6 +122,8 @@ class Ingress:
                 raise CloudError(f"the rule {key} is not ours to remove: it carries no mark", hint="it was left alone")
             if rule is None:
                 return {"id": seen.group}
+            if self._shared(seen.group, cx.spec.node_name):
+                raise CloudTransient(f"another node has begun to use the rule {key}", code="Shared")
             result = self._client.call(
                 "RevokeSecurityGroupIngress",
                 {
@@ -137,9 +142,9 @@ class Ingress:
         return self._client.call(_DESCRIBE, {"SecurityGroupId": group, "Direction": "ingress"})
 
     def _shared(self, group: str, node: str) -> bool:
-        """Say whether interfaces of another node of this product are in the group."""
+        """Say whether interfaces of another node of this product are in the group, and not about to go."""
         members = enis.listing(self._client, SecurityGroupId=group, TagFilters=filters())
-        return any(each.ours(node) is False and each.tags.get(NODE) for each in members)
+        return any(each.ours(node) is False and each.tags.get(NODE) and each.status != "Deleting" for each in members)
 
 
 def group_of(cx: Context) -> str:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import IPv4Network
 
 import pytest
 
 from cocoon_net.engine.model import Change, Origin, Row, Verb
+from cocoon_net.engine.workflow import load
 from cocoon_net.errors import CloudError, CloudGone, CloudTransient, Unsupported
 from cocoon_net.records import IngressRule, Interface, Subnet
+from cocoon_net.steps import STEPS
 
 VPC = IPv4Network("172.20.0.0/16")
 
@@ -153,6 +157,58 @@ def test_two_nodes_share_the_rule_and_the_last_one_out_removes_it(node, node_of)
     assert other.look("ingress")[key(node)].ours is True
     other.reach("ingress", {})
     assert str(VPC) not in {rule["cidr"] for rule in rules(node)}
+
+
+def two_nodes(node, node_of):
+    """Return two nodes that have an interface each in the group, and the rule that they share."""
+    other = node_of("node2", "other", "172.20.101.0/24")
+    for each in (node, other):
+        each.reach("subnet", {"subnet": Subnet(each.spec.subnet, each.instance.zone)})
+        each.reach("enis", {"eni-1": Interface(each.spec.subnet, tuple(each.instance.security_groups))})
+    node.reach("ingress", wanted(node))
+    return node, other
+
+
+def leave(each):
+    """Take the step ``ingress`` of a teardown: remove the rule where it is ours alone."""
+    each.reach("ingress", {key: record for key, record in each.look("ingress").items() if not record.ours})
+
+
+def test_two_nodes_torn_down_at_one_moment_leave_no_rule(node, node_of):
+    """Both delete their interfaces before they look for those of others, in the order of the workflow."""
+    nodes = two_nodes(node, node_of)
+    steps = [stage.name for stage in load("teardown", STEPS).stages if stage.name in ("enis", "ingress")]
+    together = threading.Barrier(len(nodes))
+
+    def tear_down(each):
+        for step in steps:
+            together.wait(5)
+            each.reach("enis", {}) if step == "enis" else leave(each)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(tear_down, nodes))
+    assert str(VPC) not in {rule["cidr"] for rule in rules(node)}
+
+
+def test_one_whose_interfaces_are_about_to_go_keeps_the_rule_for_nobody(node, node_of):
+    node, other = two_nodes(node, node_of)
+    node.reach("enis", {})
+    other.cloud.admin.set_faults({"state-latency": "30s"})
+    other.apply(Change("enis", "eni-1", Verb.DELETE, None, other.ledger["enis", "eni-1"].record))
+    assert node.look("ingress")[key(node)].ours is True
+
+
+def test_a_node_that_came_between_look_and_act_keeps_the_rule(node, node_of):
+    node, other = two_nodes(node, node_of)
+    for each in (node, other):
+        each.reach("enis", {})
+    seen = node.look("ingress")[key(node)]
+    assert seen.ours is True
+    other.reach("enis", {"eni-2": Interface(other.spec.subnet, tuple(other.instance.security_groups))})
+    with pytest.raises(CloudTransient, match="another node has begun"):
+        node.apply(Change("ingress", key(node), Verb.DELETE, None, seen))
+    leave(node)
+    assert str(VPC) in {rule["cidr"] for rule in rules(node)}
 
 
 def test_a_rule_of_ours_for_another_block_is_seen_too(node):
