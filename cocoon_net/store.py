@@ -151,6 +151,16 @@ ALTER TABLE visits ADD COLUMN skipped TEXT NOT NULL DEFAULT '';       -- JSON: b
 ALTER TABLE ledger ADD COLUMN foreseen_by INTEGER;  -- the operation that is to make it; NULL once it was seen at rest
 """
 
+_RESERVATIONS = """
+CREATE TABLE reservations (         -- addresses that the operator keeps for one client each
+    mac TEXT PRIMARY KEY,
+    address INTEGER NOT NULL UNIQUE,
+    hostname TEXT NOT NULL,
+    options TEXT NOT NULL,          -- JSON: code -> value in hex
+    since INTEGER NOT NULL
+) STRICT;
+"""
+
 
 def _statements(script: str) -> Callable[[Database], None]:
     """Run a script statement by statement: ``executescript`` would commit the migration's transaction."""
@@ -169,6 +179,7 @@ def _statements(script: str) -> Callable[[Database], None]:
 MIGRATIONS: dict[str, Callable[[Database], None]] = {
     "0001_engine": _statements(_ENGINE),
     "0002_dhcp": _statements(_DHCP),
+    "0004_reservations": _statements(_RESERVATIONS),
     "0003_history": _statements(_HISTORY),
 }
 

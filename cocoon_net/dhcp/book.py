@@ -10,11 +10,13 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cocoon_net import records
 from cocoon_net.dhcp.lease import Lease, State
+from cocoon_net.dhcp.reservation import Reservation
 from cocoon_net.engine.model import Change, Context, Seen, Verb
 from cocoon_net.errors import InvariantError, SpecError, StoreError
 from cocoon_net.formats import lease_file
@@ -33,6 +35,7 @@ _PUT = (
     "INSERT OR REPLACE INTO leases (address, state, ends, mac, since, client_id, hostname) VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
 _NOTE = "INSERT INTO history (at, address, mac, state, reason) VALUES (?, ?, ?, ?, ?)"
+_RESERVE = "INSERT OR REPLACE INTO reservations (mac, address, hostname, options, since) VALUES (?, ?, ?, ?, ?)"
 _LEASES = "SELECT address, state, ends, mac, since, client_id, hostname FROM leases"
 
 
@@ -47,7 +50,10 @@ class Note(NamedTuple):
 
 
 class Book:
-    """The tables ``leases``, ``pool`` and ``history`` of one database. One writer: the server's loop."""
+    """The tables ``leases``, ``pool`` and ``history`` of one database, written by the server's loop alone.
+
+    And ``reservations``, which an operator's command writes and the server reads when it is told to reload.
+    """
 
     def __init__(self, database: Database) -> None:
         self._connection = database.conn
@@ -118,14 +124,14 @@ class Book:
         return pool
 
     def put_pool(self, pool: records.Pool | None, now: datetime) -> None:
-        """Write down what may be leased from now on; None forgets it, and every lease and their history with it.
+        """Write down what may be leased from now on; None forgets it, and with it all leases, reservations and history.
 
         Raises StoreError.
         """
         try:
             with self._connection:
                 if pool is None:
-                    for table in ("pool", "leases", "history"):
+                    for table in ("pool", "leases", "reservations", "history"):
                         self._connection.execute(f"DELETE FROM {table}")
                 else:
                     row = (json.dumps(records.encode(pool), separators=(",", ":")), int(now.timestamp()))
@@ -137,6 +143,59 @@ class Book:
             raise StoreError(
                 f"the pool could not be written: {error}", hint="look at the space left in the state directory"
             ) from error
+
+    def reservations(self) -> list[Reservation]:
+        """Read what is kept for whom, by address. Raises StoreError."""
+        query = "SELECT mac, address, hostname, options FROM reservations ORDER BY address"
+        try:
+            return [
+                Reservation(_bytes(mac), IPv4Address(address), hostname, _options(options))
+                for mac, address, hostname, options in self._connection.execute(query)
+            ]
+        except (sqlite3.Error, ValueError) as error:
+            raise StoreError(f"the reservations cannot be read: {error}") from error
+
+    def reserve(self, reservation: Reservation, now: int) -> Reservation | None:
+        """Keep an address for a client from the server's next reload on; returns what its client had before.
+
+        Raises SpecError when it is not of the pool or kept for another client, StoreError.
+        """
+        mac, address = reservation.mac.hex(":"), reservation.address
+        pool = self.pool()
+        if pool is None or address not in pool.addresses:
+            raise SpecError(
+                f"{address} is not of the pool{f' of {pool.subnet}' if pool else ', for there is none'}: "
+                "no interface of this node would carry its traffic",
+                hint="`cocoon-net status` lists the addresses that can be reserved"
+                if pool
+                else "run `cocoon-net init`",
+            )
+        before = {one.mac: one for one in self.reservations()}
+        for one in before.values():
+            if one.address == address and one.mac != reservation.mac:
+                owner = one.mac.hex(":")
+                raise SpecError(
+                    f"{address} is reserved for {owner}", hint=f"`cocoon-net lease unreserve {owner}` gives it up"
+                )
+        options = json.dumps({str(code): value.hex() for code, value in reservation.options.items()})
+        try:
+            with self._connection:
+                self._connection.execute(_RESERVE, (mac, int(address), reservation.hostname, options, now))
+        except sqlite3.Error as error:
+            self._abandon()
+            raise StoreError(f"{address} could not be reserved: {error}") from error
+        return before.get(reservation.mac)
+
+    def unreserve(self, mac: bytes) -> Reservation | None:
+        """Give up what is kept for a client, from the server's next reload on; returns it. Raises StoreError."""
+        before = next((one for one in self.reservations() if one.mac == mac), None)
+        try:
+            with self._connection:
+                self._connection.execute("DELETE FROM reservations WHERE mac = ?", (mac.hex(":"),))
+        except sqlite3.Error as error:
+            self._abandon()
+            raise StoreError(f"the reservation of {mac.hex(':')} could not be given up: {error}") from error
+        return before
 
     def adopt(self, path: Path, now: int) -> list[str]:
         """Take over the Go tool's leases.json, when this book has no lease yet; returns a complaint per bad row.
@@ -203,3 +262,7 @@ def _imported(row: LeaseRow, now: int) -> Lease:
 
 def _bytes(mac: str) -> bytes:
     return bytes.fromhex(mac.replace(":", ""))
+
+
+def _options(text: str) -> dict[int, bytes]:
+    return {int(code): bytes.fromhex(value) for code, value in json.loads(text).items()}
