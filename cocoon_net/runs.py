@@ -22,12 +22,13 @@ from cocoon_net.engine.runner import FIRST_PAUSE, GROWTH, LONGEST_PAUSE, Look, R
 from cocoon_net.engine.workflow import load
 from cocoon_net.errors import Refused, SpecError, WorldError
 from cocoon_net.events import Bus
+from cocoon_net.locks import locked
 from cocoon_net.records import Instance
 from cocoon_net.site import Site
 from cocoon_net.spec import Spec
 from cocoon_net.steps import STEPS
 from cocoon_net.steps.cloud import size
-from cocoon_net.store import locked, open_database, open_memory
+from cocoon_net.store import open_database, open_memory
 from cocoon_net.world import World
 
 if TYPE_CHECKING:
@@ -64,10 +65,10 @@ def at(site: Site, workflow: str, *, bus: Bus, say: Say, clock: Clock | None = N
     Raises Refused without root, Locked when another command acts, StoreError when the state directory is unusable.
     """
     require_root(workflow)
-    with locked(site.state_dir / "run.lock", what=f"{workflow} cannot start", owner=f"{workflow}, pid {os.getpid()}"):
+    with locked(site.run_lock, what=f"{workflow} cannot start", owner=workflow, say=say) as lock:
         database = open_database(site.database)
         try:
-            yield Desk(site, database, Journal(database, who()), bus, clock or SystemClock(), say)
+            yield Desk(site, database, Journal(database, who(), lock.require), bus, clock or SystemClock(), say)
         finally:
             database.close()
 

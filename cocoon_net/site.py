@@ -37,6 +37,16 @@ class Site:
         return self.state_dir / "cocoon-net.db"
 
     @property
+    def run_lock(self) -> Path:
+        """Held by the one command that acts on this node."""
+        return self.state_dir / "run.lock"
+
+    @property
+    def daemon_lock(self) -> Path:
+        """Held by the one daemon of this state directory."""
+        return self.state_dir / "daemon.lock"
+
+    @property
     def pool_file(self) -> Path:
         """The projection that a Go cocoon-net would read."""
         return self.state_dir / "pool.json"

@@ -1,4 +1,4 @@
-"""The one SQLite database of a node, and the locks of whoever acts.
+"""The one SQLite database of a node.
 
 WAL with ``synchronous=FULL``: a committed transaction is on the disk (https://www.sqlite.org/pragma.html). Every
 migration is recorded by sqlite-utils and never edited once released. Times are RFC 3339 text in UTC where people
@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cocoon_net.errors import Locked, Refused, StoreError
+from cocoon_net.errors import Refused, StoreError
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -258,37 +256,3 @@ def _migrate(database: Database, path: Path) -> None:
         with contextlib.closing(backup):
             database.conn.backup(backup)
     known.apply(database)
-
-
-@contextlib.contextmanager
-def locked(path: Path, *, what: str, owner: str, hint: str = "") -> Iterator[None]:
-    """Hold an exclusive lock on ``path`` and write into it who we are; the kernel frees it when we die.
-
-    ``owner`` is one line for people ("init, pid 71"). Raises Locked with the other one's line.
-    """
-    try:
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except PermissionError as error:
-        raise Refused(f"{path} cannot be written: {error.strerror}", hint="run as root") from error
-    except OSError as error:
-        raise StoreError(
-            f"{path} cannot be written: {error.strerror}",
-            hint="give --state-dir a directory that can be written",
-        ) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            other = os.pread(descriptor, 4096, 0).decode(errors="replace").strip()
-            raise Locked(
-                f"{what}: {other or 'somebody'} holds {path}",
-                hint=hint or "wait for it, or stop it",
-                owner=other,
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, (json.dumps({"owner": owner, "pid": os.getpid()}) + "\n").encode(), 0)
-        yield
-        os.ftruncate(descriptor, 0)
-    finally:
-        os.close(descriptor)

@@ -1,8 +1,7 @@
-"""The database and the locks: what can go wrong with a file, and what is promised of it."""
+"""The database: what can go wrong with a file, and what is promised of it."""
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import stat
 import subprocess
@@ -11,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cocoon_net.errors import Locked, StoreError
-from cocoon_net.store import MIGRATIONS, locked, open_database
+from cocoon_net.errors import StoreError
+from cocoon_net.store import MIGRATIONS, open_database
 
 
 def test_a_directory_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
@@ -51,25 +50,6 @@ def test_the_database_is_private_durable_and_migrated(tmp_path: Path) -> None:
     assert applied == list(MIGRATIONS)
     database.close()
     open_database(path).close()
-
-
-def test_a_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
-    path = tmp_path / "run.lock"
-    code = (
-        "import sys, time; from pathlib import Path; from cocoon_net.store import locked\n"
-        f"with locked(Path({str(path)!r}), what='init cannot start', owner='init of a test'):\n"
-        "    print('held', flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(Locked, match=f"init of a test.*{holder.pid}") as raised, locked(path, what="x", owner="y"):
-            pass
-        assert raised.value.exit_code == os.EX_TEMPFAIL
-        holder.kill()
-    with locked(path, what="x", owner="y"):
-        assert '"owner": "y"' in path.read_text()
-    assert path.read_text() == ""
 
 
 def test_a_process_that_opens_twice_keeps_its_log_when_another_comes_and_goes(tmp_path: Path) -> None:

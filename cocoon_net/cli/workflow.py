@@ -1,4 +1,4 @@
-"""``workflow show`` and ``workflow list``: what the runs of this node did, and what comes next."""
+"""``workflow show``, ``list`` and ``unlock``: what the runs of this node did, what comes next, who is in the way."""
 
 from __future__ import annotations
 
@@ -67,3 +67,19 @@ def list_(as_json: bool, state_dir: str | None) -> None:
         print_runs(runs)
     else:
         click.echo("no workflow ever ran here")
+
+
+@workflow.command(name="unlock")
+@click.argument("lock")
+@state_option
+def unlock(lock: str, state_dir: str | None) -> None:
+    """Take the lock of a command that hangs away from it, by the lock's exact id.
+
+    Should it ever wake up, it finds that out before it acts or writes, and ends. Its run goes on with --resume.
+    """
+    from cocoon_net import locks, runs
+
+    runs.require_root("workflow unlock")
+    found = locks.unlock(site_from(state_dir=state_dir).run_lock, lock, by=f"`workflow unlock` ({runs.who()})")
+    click.echo(f"taken away from {found}; if it still hangs, kill -9 {found.pid} ends it", err=True)
+    click.echo("`cocoon-net workflow show` tells where its run stands, and what goes on with it", err=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -55,17 +55,23 @@ class Run:
 class Journal:
     """Reads and writes runs, visits, operations, the ledger and the history. Used from one thread."""
 
-    def __init__(self, database: Database, by: str = "") -> None:
-        """``by`` is who acts, for the history: ``alice, pid 71``."""
+    def __init__(self, database: Database, by: str = "", guard: Callable[[], None] = lambda: None) -> None:
+        """``by`` is who acts, for the history: ``alice, pid 71``.
+
+        ``guard`` raises when we may not act any more; it is asked before each act and before each commit.
+        """
         self._db = database
         self.history = History(database, by)
+        self.guard = guard
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Make what is written inside one commit; a full or read-only disk becomes a StoreError."""
+        self.guard()
         try:
             with self._db.atomic():
                 yield
+                self.guard()  # now that nobody else can write: who slept up to here must not commit
         except sqlite3.Error as error:
             raise StoreError(
                 f"the journal cannot be written: {error}",

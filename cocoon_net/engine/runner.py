@@ -206,9 +206,14 @@ class Runner:
         inventory = self._inventories[stage]
         made: list[str] = []
         passing, lasting = "", None
+
+        def act(change: Change, wish: str) -> Mapping[str, str]:
+            self._journal.guard()
+            return inventory.apply(change, wish, cx)
+
         with ThreadPoolExecutor(min(SIDE_BY_SIDE, len(changes)), thread_name_prefix="apply") as pool:
             calls: dict[Future[Mapping[str, str]], str] = {
-                pool.submit(inventory.apply, change, wish, cx): wish for wish, change in changes.items()
+                pool.submit(act, change, wish): wish for wish, change in changes.items()
             }
             for call in as_completed(calls):
                 wish = calls[call]

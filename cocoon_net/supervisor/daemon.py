@@ -49,6 +49,8 @@ def serve(site: Site, options: DaemonOptions) -> None:
     Raises Locked beside another daemon, SpecError when there is nothing to serve, Refused, StoreError, and what the
     DHCP server raises when it cannot go on.
     """
+    from loguru import logger
+
     from cocoon_net.store import open_database
     from cocoon_net.supervisor.metrics import parse_address
     from cocoon_net.supervisor.service import Service
@@ -58,7 +60,7 @@ def serve(site: Site, options: DaemonOptions) -> None:
     orders: SimpleQueue[Order] = SimpleQueue()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_signals(orders))
-        stack.enter_context(alone(site))
+        stack.enter_context(alone(site, logger.warning))
         database = stack.enter_context(contextlib.closing(open_database(site.database)))
         pool = _pool(site, database)
         stack.enter_context(pid_written(site.pid_file))

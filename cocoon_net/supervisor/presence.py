@@ -3,67 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
 import signal
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cocoon_net.errors import Locked, NodeError
+from cocoon_net.errors import NodeError
+from cocoon_net.locks import holder, locked
 from cocoon_net.site import Site
-from cocoon_net.store import locked
-
-_PATIENCE = 0.3
-"""Seconds to wait for a lock that a passing ``daemon_owner`` may hold for the blink of a look."""
-
-
-def lock_file(site: Site) -> Path:
-    """Return where the daemon's lock is."""
-    return site.state_dir / "daemon.lock"
 
 
 @contextlib.contextmanager
-def alone(site: Site) -> Iterator[None]:
+def alone(site: Site, say: Callable[[str], None] | None = None) -> Iterator[None]:
     """Be the only daemon of this state directory. Raises Locked when there is one."""
-    deadline = time.monotonic() + _PATIENCE
-    with contextlib.ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(
-                    locked(
-                        lock_file(site),
-                        what="a daemon serves this node already",
-                        owner=f"daemon, pid {os.getpid()}",
-                        hint="one daemon per node: use it, or stop it (systemctl stop cocoon-net)",
-                    )
-                )
-                break
-            except Locked:
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(0.02)
+    with locked(
+        site.daemon_lock,
+        what="a daemon serves this node already",
+        owner="daemon",
+        hint="one daemon per node: use it, or stop it (systemctl stop cocoon-net; kill -9 if it hangs)",
+        say=say,
+    ):
         yield
 
 
 def daemon_owner(site: Site) -> str | None:
-    """Return what the live daemon of this state directory wrote of itself, None when there is none.
-
-    Takes the lock for an instant, shared, and only to see whether somebody holds it.
-    """
-    return _held(lock_file(site))
+    """Return what the live daemon of this state directory wrote of itself, for people; None when there is none."""
+    found = holder(site.daemon_lock)
+    return None if found is None else str(found)
 
 
 def daemon_pid(site: Site) -> int | None:
     """Return the live daemon's process id, None when there is none."""
-    owner = daemon_owner(site)
-    if owner is None:
-        return None
-    try:
-        return int(json.loads(owner)["pid"])
-    except (ValueError, KeyError, TypeError):
-        return None
+    found = holder(site.daemon_lock)
+    return found.pid if found is not None and found.pid else None
 
 
 def reload_running(site: Site) -> bool:
@@ -107,17 +79,3 @@ def pid_written(path: Path) -> Iterator[None]:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             if path.read_text(encoding="ascii") == text:
                 path.unlink()
-
-
-def _held(path: Path) -> str | None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "somebody"
-    finally:
-        os.close(descriptor)
-    return None

@@ -3,7 +3,7 @@
     die.py "before conclude enis" run init --resume
 
 Moments: ``before`` or ``after`` a method of the journal, in a state. The process is the real one, the death is the
-kernel's: no handler runs, nothing is flushed.
+kernel's: no handler runs, nothing is flushed. ``DIE_BY=SIGSTOP`` makes it fall asleep there instead.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from cocoon_net.cli.main import run
 from cocoon_net.engine.journal import Journal
 
+BY = signal.Signals[os.environ.get("DIE_BY", "SIGKILL")]
 MOMENTS = ("enter", "intend", "conclude", "settle")
 
 
@@ -26,7 +27,7 @@ def arm(moment: str) -> None:
 
     def reach(what: str) -> None:
         if what == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), BY)
 
     def wrap(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(self: Journal, *args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,116 @@
+"""The machine's side of dying: processes that hang, two at once, full and read-only disks, damaged databases."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+SPEC = ("--platform", "volcengine", "--node-name", "cocoon-pool", "--subnet", "172.20.100.0/24", "--pool-size", "40")
+DIE = Path(__file__).with_name("die.py")
+
+
+def eventually(what: Callable[[], Any], seconds: float = 20.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
+    return found
+
+
+def state(scene: Any) -> Path:
+    return Path(scene.directory) / scene.name / "node1" / "state"
+
+
+@contextmanager
+def asleep(scene: Any, moment: str, *words: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """A command that fell asleep at a moment of the journal, with what its lock says of it."""
+    line = ["lab", "exec", "--name", scene.name, "node1", "--", sys.executable, str(DIE), moment, *words]
+    environment = {**scene.environment(), "DIE_BY": "SIGSTOP"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "cocoon_net", *line], env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        holder: dict[str, Any] = {}
+
+        def sleeps() -> bool:
+            assert process.poll() is None
+            try:
+                holder.update(json.loads((state(scene) / "run.lock").read_text()))
+                return Path(f"/proc/{holder['pid']}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+            except (OSError, ValueError):
+                return False
+
+        try:
+            eventually(sleeps)
+            yield process, holder
+        finally:
+            if process.poll() is None:
+                os.kill(holder["pid"], signal.SIGKILL)
+                process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def before(scene: Any) -> Any:
+    return scene.world()
+
+
+@pytest.fixture(scope="module")
+def provisioned(scene: Any, before: Any) -> Any:
+    """The world after an undisturbed init; torn down again."""
+    scene.product("init", *SPEC)
+    world = scene.world()
+    scene.product("teardown")
+    assert scene.world() == before
+    return world
+
+
+@pytest.mark.parametrize("moment", ["after intend enis", "before settle attach"])
+def test_an_init_that_hangs_is_unlocked_and_does_nothing_when_it_wakes_up(
+    scene: Any, before: Any, provisioned: Any, moment: str
+) -> None:
+    with asleep(scene, moment, "init", *SPEC) as (process, holder):
+        refused = scene.product("run", "init", "--resume", check=False)
+        assert refused.returncode == 75, refused.stderr
+        for text in (f"init (pid {holder['pid']}, since", f"cocoon-net workflow unlock {holder['id']}"):
+            assert text in refused.stderr
+        wrong = scene.product("workflow", "unlock", "nonsense", check=False)
+        assert wrong.returncode == 78 and holder["id"] in wrong.stderr
+        assert str(holder["pid"]) in scene.product("workflow", "unlock", holder["id"]).stderr
+        scene.product("run", "init", "--resume")
+        assert scene.world() == provisioned
+        told = scene.product("workflow", "show", "--json").stdout
+        since = max(call["seq"] for call in scene.admin.calls())
+        os.kill(holder["pid"], signal.SIGCONT)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 75, err
+        assert "was taken away by `workflow unlock`" in err and "Traceback" not in err
+    assert scene.admin.calls(since) == [], "it did nothing more"
+    assert scene.product("workflow", "show", "--json").stdout == told, "and wrote nothing more"
+    assert scene.world() == provisioned
+    scene.product("teardown")
+    assert scene.world() == before
+
+
+def test_of_two_inits_at_once_one_is_refused_and_names_the_other(scene: Any, before: Any, provisioned: Any) -> None:
+    line = [sys.executable, "-m", "cocoon_net", "lab", "exec", "--name", scene.name, "node1", "--"]
+    line += [sys.executable, "-m", "cocoon_net", "init", *SPEC]
+    both = [subprocess.Popen(line, env=scene.environment(), stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    ends = [(process.communicate(timeout=60)[1], process.returncode) for process in both]
+    assert sorted(code for _, code in ends) in ([0, 75], [0, 0]), ends
+    for said, code in ends:
+        if code == 75:
+            assert "init cannot start: init (pid" in said
+    assert scene.world() == provisioned
+    scene.product("teardown")
+    assert scene.world() == before
