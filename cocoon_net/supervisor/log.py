@@ -68,6 +68,11 @@ def configure(
         logger.warning("COCOON_NET_LOG_LEVEL is {!r}, taken for info; known are: debug, info, warn, error", asked)
 
 
+def verbose(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether lines for debugging are written."""
+    return LEVELS.get(environ.get("COCOON_NET_LOG_LEVEL", "").lower()) == "DEBUG"
+
+
 def redact(text: str, secrets: tuple[str, ...] = ()) -> str:
     """Black out ``secrets`` and whatever is named like one: keys, tokens, passwords, signatures, or looks like one."""
     for secret in secrets:

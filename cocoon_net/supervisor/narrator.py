@@ -1,13 +1,15 @@
 """Lease events as log lines, written by a thread of its own: a line costs as much as a lease.
 
-Under a storm the lines that cannot be kept up with are counted, not written: the log stays bounded, and so does
-memory.
+Taking an event wakes nobody: while the DHCP loop is in a system call, every other running thread keeps it from coming
+back for as long as the interpreter lets it (``sys.getswitchinterval``, 5 ms). So the thread looks now and then, and
+writes a bounded number of lines; under a storm the rest is counted, and told as one line.
 """
 
 from __future__ import annotations
 
 import threading
-from queue import Empty, Full, Queue
+import time
+from collections import Counter, deque
 
 from loguru import logger
 
@@ -26,22 +28,33 @@ from cocoon_net.events import (
 )
 
 PENDING = 1000
-"""Events that wait for their line at most."""
+"""Events that wait for their line at most: a boot storm of a node is told line by line."""
+
+LINES = 50
+"""Lines a second once those are used up."""
+
+EVERY = 0.1
+"""Seconds between two looks at what has happened."""
 
 QUIET = 60.0
 """Seconds between two complaints that the pool is exhausted."""
 
 
 class Narrator:
-    """Listens to a bus, counts the promises, and tells what happened."""
+    """Listens to a bus, counts the promises, and tells what happened; ``verbose``: also what is only for debugging.
 
-    def __init__(self, bus: Bus) -> None:
+    Lines that the log's level leaves out are not even thought of: they would use up those that matter.
+    """
+
+    def __init__(self, bus: Bus, *, verbose: bool = False) -> None:
         self.acknowledged = 0
         """Leases bound or renewed since the start."""
-        self._queue: Queue[Event | None] = Queue(PENDING)
-        self._unwritten = 0
+        self._pending: deque[Event] = deque()
+        self._unwritten: Counter[str] = Counter()
         self._exhausted_at = 0.0
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="narrator", daemon=True)
+        self._unheard = frozenset() if verbose else _FOR_DEBUGGING
         bus.subscribe(Event, self._take)
 
     def start(self) -> None:
@@ -50,31 +63,39 @@ class Narrator:
 
     def stop(self) -> None:
         """Write what is pending, for a moment at most."""
-        try:
-            self._queue.put(None, timeout=0.2)
-        except Full:
-            return
-        self._thread.join(timeout=0.3)
+        self._stop.set()
+        self._thread.join(timeout=0.5)
 
     def _take(self, event: Event) -> None:
-        if isinstance(event, LeaseBound | LeaseRenewed):
+        kind = type(event)
+        if kind is LeaseBound or kind is LeaseRenewed:
             self.acknowledged += 1
-        try:
-            self._queue.put_nowait(event)
-        except Full:
-            self._unwritten += 1
+        if kind in self._unheard:
+            return
+        if len(self._pending) < PENDING:
+            self._pending.append(event)
+        else:
+            self._unwritten[_KINDS.get(kind, kind.__name__)] += 1
 
     def _run(self) -> None:
-        while True:
-            try:
-                event = self._queue.get(timeout=None if not self._unwritten else 0.5)
-            except Empty:
-                logger.warning("{} lease events came too fast and were not written here", self._unwritten)
-                self._unwritten = 0
-                continue
-            if event is None:
-                return
-            self._tell(event)
+        allowed, then = float(PENDING), time.monotonic()
+        while not self._stop.wait(EVERY):
+            now = time.monotonic()
+            allowed, then = min(float(PENDING), allowed + (now - then) * LINES), now
+            allowed -= self._write(int(allowed))
+        self._write(PENDING)
+
+    def _write(self, most: int) -> int:
+        """Write up to ``most`` lines, and how many could not be kept up with; returns how many were written."""
+        written = 0
+        while self._pending and written < most:
+            self._tell(self._pending.popleft())
+            written += 1
+        if not self._pending and self._unwritten:
+            unwritten, self._unwritten = self._unwritten, Counter()
+            told = ", ".join(f"{count} {kind}" for kind, count in sorted(unwritten.items()))
+            logger.warning("too fast to be written one by one: {}", told)
+        return written
 
     def _tell(self, event: Event) -> None:
         match event:
@@ -103,3 +124,19 @@ class Narrator:
                 logger.bind(address=address).debug("route withdrawn")
             case _:
                 logger.debug("{}", event)
+
+
+_KINDS: dict[type[Event], str] = {
+    LeaseBound: "leases bound",
+    LeaseRenewed: "leases renewed",
+    LeaseReleased: "leases released",
+    LeaseExpired: "leases expired",
+    LeaseDeclined: "addresses declined",
+    PoolExhausted: "asked in vain",
+    RouteInstalled: "routes installed",
+    RouteWithdrawn: "routes withdrawn",
+    RouteFailed: "routes refused",
+}
+"""What an event that got no line of its own is counted as."""
+
+_FOR_DEBUGGING = frozenset({LeaseRenewed, RouteInstalled, RouteWithdrawn})

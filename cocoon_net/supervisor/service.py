@@ -29,7 +29,7 @@ from cocoon_net.errors import CocoonError, SpecError, WorldError
 from cocoon_net.events import Bus, Event
 from cocoon_net.site import Site
 from cocoon_net.store import open_database
-from cocoon_net.supervisor import takeover
+from cocoon_net.supervisor import log, takeover
 from cocoon_net.supervisor.lifecycle import Lifecycle, Phase, announce
 from cocoon_net.supervisor.narrator import Narrator
 from cocoon_net.supervisor.status import DAEMON_NOTE
@@ -82,7 +82,7 @@ class Service:
         self._clock = SystemClock()
         self._life = Lifecycle(announce, _log, self._persist)
         self._bus = Bus(on_error=_complain)
-        self._narrator = Narrator(self._bus)
+        self._narrator = Narrator(self._bus, verbose=log.verbose())
         self._server: Server | None = None
         self._survey: Survey | None = None
         self._unsettled = ""

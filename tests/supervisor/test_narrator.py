@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
 import pytest
 from loguru import logger
 
-from cocoon_net.events import Bus, LeaseBound, LeaseReleased, LeaseRenewed, PoolExhausted
+from cocoon_net.events import Bus, LeaseBound, LeaseReleased, LeaseRenewed, PoolExhausted, RouteInstalled
 from cocoon_net.supervisor import narrator
 from cocoon_net.supervisor.narrator import Narrator
 
@@ -39,6 +39,26 @@ def test_promises_are_counted_and_releases_told(lines: list[str]) -> None:
     assert lines == ["lease bound", "lease released"]
 
 
+def test_what_is_only_for_debugging_costs_no_line_that_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(narrator, "PENDING", 2)
+    out: list[str] = []
+    logger.remove()
+    handler = logger.add(lambda message: out.append(message.record["message"]), level="DEBUG")
+    for verbose, told in (
+        (False, ["lease bound"]),
+        (True, ["route installed", "lease renewed", "too fast to be written one by one: 1 leases bound"]),
+    ):
+        bus = Bus()
+        teller = Narrator(bus, verbose=verbose)
+        bus.publish([RouteInstalled(NOW, A), LeaseRenewed(NOW, A, MAC, NOW), LeaseBound(NOW, A, MAC, NOW)])
+        assert teller.acknowledged == 2
+        teller.start()
+        teller.stop()
+        assert out == told
+        out.clear()
+    logger.remove(handler)
+
+
 def test_an_exhausted_pool_is_complained_about_once_a_minute(lines: list[str]) -> None:
     bus = Bus()
     teller = Narrator(bus)
@@ -60,10 +80,33 @@ def test_a_storm_is_counted_and_holds_nobody_up(lines: list[str], monkeypatch: p
     assert time.monotonic() - began < 1.0
     assert teller.acknowledged == 1000
     held.set()
-    deadline = time.monotonic() + 5
-    while not any("too fast" in line for line in lines) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    eventually(lambda: any("too fast" in line for line in lines))
     teller.stop()
     told = [line for line in lines if line == "lease bound"]
-    (summary,) = [line for line in lines if "too fast" in line]
-    assert int(summary.split()[0]) + len(told) == 1000 and len(told) <= 7
+    assert len(told) <= 7
+    assert lines[-1] == f"too fast to be written one by one: {1000 - len(told)} leases bound"
+
+
+def test_a_storm_that_goes_on_gets_so_many_lines_a_second_and_no_more(
+    lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(narrator, "PENDING", 10)
+    monkeypatch.setattr(narrator, "EVERY", 0.01)
+    bus = Bus()
+    teller = Narrator(bus)
+    teller.start()
+    began = time.monotonic()
+    while time.monotonic() - began < 0.5:
+        bus.publish([LeaseBound(NOW, A, MAC, NOW)] * 20)
+        time.sleep(0.002)
+    written = lines.count("lease bound")
+    most = narrator.PENDING + narrator.LINES * (time.monotonic() - began)
+    teller.stop()
+    assert narrator.PENDING <= written <= most + 1
+
+
+def eventually(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
