@@ -73,6 +73,16 @@ class PoolExhausted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PortRefused(Event):
+    """Messages from a bridge port were not answered: ``count`` since the last such event, the latest from ``mac``."""
+
+    port: str
+    reason: str
+    mac: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class RouteInstalled(Event):
     """The /32 route of a lease is in the kernel."""
 

@@ -159,6 +159,11 @@ CREATE TABLE reservations (         -- addresses that the operator keeps for one
 ) STRICT;
 """
 
+_LEASE_PORT = """
+-- the bridge port that the client was last served at: a lease belongs to it while it exists
+ALTER TABLE leases ADD COLUMN port TEXT NOT NULL DEFAULT '';
+"""
+
 
 def _statements(script: str) -> Callable[[Database], None]:
     """Run a script statement by statement: ``executescript`` would commit the migration's transaction."""
@@ -179,6 +184,7 @@ MIGRATIONS: dict[str, Callable[[Database], None]] = {
     "0002_dhcp": _statements(_DHCP),
     "0004_reservations": _statements(_RESERVATIONS),
     "0003_history": _statements(_HISTORY),
+    "0005_lease_port": _statements(_LEASE_PORT),
 }
 
 

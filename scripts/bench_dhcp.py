@@ -153,7 +153,18 @@ def ours(setting: Setting) -> list[str]:
     (setting.directory / "pool.json").write_text(json.dumps(pool))
     program = Path(sys.executable).with_name("cocoon-net")
     home = str(setting.directory)
-    return [str(program), "daemon", "--state-dir", home, "--run-dir", home, "--metrics-addr", "127.0.0.1:9092"]
+    return [
+        str(program),
+        "daemon",
+        "--state-dir",
+        home,
+        "--run-dir",
+        home,
+        "--metrics-addr",
+        "127.0.0.1:9092",
+        "--trusted-port",
+        "port0",
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,6 @@ import contextlib
 import cProfile
 import os
 import pstats
-import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -27,12 +25,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cocoon_net import records
-from cocoon_net.dhcp import wire
-from cocoon_net.dhcp.frame import EVERYBODY
-from cocoon_net.dhcp.options import Code, MessageType
+from cocoon_net.lab.load import Clients
 
 SUBNET = IPv4Network("172.20.0.0/16")
-PARAMETERS = bytes((1, 3, 6, 12, 15, 26, 28, 51, 54, 58, 59))
 
 
 def main() -> int:
@@ -122,6 +117,7 @@ def serve(directory: Path, size: int, profile: bool) -> int:
 
     started = time.clock_gettime(time.CLOCK_BOOTTIME) - boot_age()
     from cocoon_net.dhcp.book import Book
+    from cocoon_net.dhcp.limits import Limits
     from cocoon_net.dhcp.projection import LeaseFile
     from cocoon_net.dhcp.server import Server
     from cocoon_net.store import open_database
@@ -135,7 +131,9 @@ def serve(directory: Path, size: int, profile: bool) -> int:
         mtu=1500,
     )
     book = Book(open_database(directory / "cocoon-net.db"))
-    server = Server(book, pool, lease_file=LeaseFile(directory / "leases.json"))
+    # One port plays all clients: as with a relay, the operator has to say so.
+    limits = Limits(trusted=("port0",))
+    server = Server(book, pool, limits=limits, lease_file=LeaseFile(directory / "leases.json"))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
@@ -162,85 +160,16 @@ def boot_age() -> float:
 
 def load(leases: int, window: int, renew: bool) -> None:
     """Be ``leases`` clients; print what was got. Runs in the client's namespace."""
-    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
-    sock.bind(("eth0", 0x0800))
-    sock.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)
-    sock.settimeout(0.05)
-    addresses = [0] * leases
-    exchange(sock, leases, window, addresses, "new")
-    if renew:
-        exchange(sock, leases, window, addresses, "renewed")
-
-
-def exchange(sock: socket.socket, leases: int, window: int, addresses: list[int], what: str) -> None:
-    """Run one exchange per client: DISCOVER to ACK, or REQUEST (RENEWING) to ACK."""
-    begun = [0.0] * leases
-    times: list[float] = []
-    next_one = lost = 0
-    open_ones: dict[int, float] = {}
-    start = time.perf_counter()
-    while len(times) < leases and time.perf_counter() - start < 120:
-        while next_one < leases and len(open_ones) < window:
-            begun[next_one] = open_ones[next_one] = time.perf_counter()
-            sock.send(renewing(next_one, addresses[next_one]) if addresses[next_one] else discover(next_one))
-            next_one += 1
-        try:
-            frame = sock.recv(2048)
-        except TimeoutError:
-            now = time.perf_counter()
-            for index, at in list(open_ones.items()):
-                if now - at > 0.5:
-                    lost += 1
-                    open_ones[index] = now
-                    sock.send(renewing(index, addresses[index]) if addresses[index] else discover(index))
-            continue
-        payload = frame[42:]
-        if len(payload) < wire.MINIMUM_SIZE:  # not DHCP: the bridge's own IGMP, say
-            continue
-        index = int.from_bytes(payload[4:8]) - 1
-        kind = payload[242]
-        if index not in open_ones:
-            continue
-        if kind == MessageType.OFFER:
-            sock.send(request(index, int.from_bytes(payload[16:20])))
-        elif kind == MessageType.ACK:
-            addresses[index] = int.from_bytes(payload[16:20])
-            times.append(time.perf_counter() - begun[index])
-            del open_ones[index]
-    took = time.perf_counter() - start
-    times.sort()
-    assert len(set(addresses)) == leases, "two clients with one address"
-    print(
-        f"{what}: {len(times)} leases in {took:.2f} s = {len(times) / took:.0f}/s, "
-        f"p50 {1e3 * times[len(times) // 2]:.1f} ms,"
-        f" p99 {1e3 * times[int(len(times) * 0.99)]:.1f} ms, {lost} asked again"
-    )
-
-
-def frame_of(index: int, kind: MessageType, more: dict[int, bytes], ciaddr: int = 0) -> bytes:
-    """Build a client's frame: broadcast, UDP without checksum (RFC 768 allows it)."""
-    mac = b"\x02\x10" + index.to_bytes(4)
-    options = {int(Code.MESSAGE_TYPE): bytes((kind,)), int(Code.CLIENT_ID): b"\x01" + mac, **more, 55: PARAMETERS}
-    payload = wire.encode(wire.Packet(wire.REQUEST, index + 1, mac, options, ciaddr=ciaddr))
-    length = len(payload) + 8
-    ip = struct.pack("!BBHHHBBHII", 0x45, 0, length + 20, 0, 0, 64, 17, 0, ciaddr, 0xFFFFFFFF)
-    return EVERYBODY + mac + b"\x08\x00" + ip + struct.pack("!HHHH", 68, 67, length, 0) + payload
-
-
-def discover(index: int) -> bytes:
-    """A DISCOVER."""
-    return frame_of(index, MessageType.DISCOVER, {})
-
-
-def request(index: int, address: int) -> bytes:
-    """A REQUEST that selects our offer."""
-    server = int(IPv4Address("172.20.0.1")).to_bytes(4)
-    return frame_of(index, MessageType.REQUEST, {54: server, 50: address.to_bytes(4)})
-
-
-def renewing(index: int, address: int) -> bytes:
-    """A REQUEST that renews (REBINDING: broadcast)."""
-    return frame_of(index, MessageType.REQUEST, {}, ciaddr=address)
+    clients = Clients(leases)
+    for what in ("new", "renewed") if renew else ("new",):
+        report = clients.run(window)
+        assert len(set(clients.addresses)) == leases, "two clients with one address"
+        times = report.times
+        print(
+            f"{what}: {report.leases} leases in {report.seconds:.2f} s = {report.leases / report.seconds:.0f}/s, "
+            f"p50 {1e3 * times[len(times) // 2]:.1f} ms,"
+            f" p99 {1e3 * times[int(len(times) * 0.99)]:.1f} ms, {report.again} asked again"
+        )
 
 
 def usage(pid: int) -> tuple[float, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from cocoon_net.cli.options import site_from, site_options
+from cocoon_net.dhcp.limits import Limits
 
 
 @click.command()
@@ -27,8 +28,38 @@ from cocoon_net.cli.options import site_from, site_options
     show_envvar=True,
     help="Where vk-cocoon gives leases back; default RUN/cocoon-net/control.sock, '' turns it off.",
 )
+@click.option(
+    "--addresses-per-port",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=Limits.addresses,
+    show_default=True,
+    help="Addresses that the guests of one bridge port may hold together; 0: no limit.",
+)
+@click.option(
+    "--messages-per-second",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=int(Limits.rate),
+    show_default=True,
+    help="DHCP messages of one bridge port that are read, four times as many at once; 0: no limit.",
+)
+@click.option(
+    "--trusted-port",
+    "trusted_ports",
+    metavar="NAME",
+    multiple=True,
+    help="A bridge port without these two limits, for a DHCP relay or another bridge; name or pattern, repeatable.",
+)
 def daemon(
-    lease_file: str | None, skip_iptables: bool, metrics_addr: str, control_socket: str | None, **places: str | None
+    lease_file: str | None,
+    skip_iptables: bool,
+    metrics_addr: str,
+    control_socket: str | None,
+    addresses_per_port: int,
+    messages_per_second: int,
+    trusted_ports: tuple[str, ...],
+    **places: str | None,
 ) -> None:
     """Serve DHCP on cni0 from the pool that init or adopt made, and route each lease to its guest.
 
@@ -42,4 +73,5 @@ def daemon(
     log.configure()
     require_root("daemon")
     site = site_from(**places, lease_file=lease_file, control_socket=control_socket)
-    serve(site, DaemonOptions(skip_iptables, metrics_addr, control=control_socket != ""))
+    limits = Limits(addresses_per_port, messages_per_second, 4 * messages_per_second, trusted_ports)
+    serve(site, DaemonOptions(skip_iptables, metrics_addr, control=control_socket != "", limits=limits))

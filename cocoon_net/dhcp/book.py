@@ -32,11 +32,12 @@ PATIENCE = 1_000
 """Milliseconds to wait for another writer of the database: a client asks again after 4 s."""
 
 _PUT = (
-    "INSERT OR REPLACE INTO leases (address, state, ends, mac, since, client_id, hostname) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    "INSERT OR REPLACE INTO leases (address, state, ends, mac, since, client_id, hostname, port)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _NOTE = "INSERT INTO history (at, address, mac, state, reason) VALUES (?, ?, ?, ?, ?)"
 _RESERVE = "INSERT OR REPLACE INTO reservations (mac, address, hostname, options, since) VALUES (?, ?, ?, ?, ?)"
-_LEASES = "SELECT address, state, ends, mac, since, client_id, hostname FROM leases"
+_LEASES = "SELECT address, state, ends, mac, since, client_id, hostname, port FROM leases"
 
 
 class Note(NamedTuple):
@@ -64,8 +65,8 @@ class Book:
         """Read every lease, some 200,000 a second. Raises StoreError when one cannot be read."""
         try:
             return [
-                Lease(address, State(state), ends, _bytes(mac), since, client_id, hostname)
-                for address, state, ends, mac, since, client_id, hostname in self._connection.execute(_LEASES)
+                Lease(address, State(state), ends, _bytes(mac), since, client_id, hostname, port)
+                for address, state, ends, mac, since, client_id, hostname, port in self._connection.execute(_LEASES)
             ]
         except (sqlite3.Error, ValueError) as error:
             raise StoreError(
@@ -76,8 +77,8 @@ class Book:
         """Make a batch durable, all of it or nothing: on return it has survived a power cut. Raises StoreError."""
         connection = self._connection
         rows = [
-            (address, state, ends, mac.hex(":"), since, client_id, hostname)
-            for address, state, ends, mac, since, client_id, hostname in leases
+            (address, state, ends, mac.hex(":"), since, client_id, hostname, port)
+            for address, state, ends, mac, since, client_id, hostname, port in leases
         ]
         try:
             connection.execute("BEGIN IMMEDIATE")

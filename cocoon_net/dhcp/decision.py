@@ -37,6 +37,11 @@ class Reason(StrEnum):
     NOT_IN_POOL = "the address is not served here"
     TAKEN = "the address belongs to another client"
     NOT_AS_OFFERED = "another address was offered"
+    TOO_OFTEN = "the port asks too often"
+    FORGED = "the frame is not from the client that it names"
+    FOREIGN_RELAY = "the relay's address belongs to a guest at another port"
+    OTHER_PORT = "the client is served at another port"
+    CROWDED = "the port has its share of addresses"
 
 
 class Decision(NamedTuple):
@@ -68,7 +73,14 @@ def silence(reason: Reason) -> Decision:
 
 
 def bind(
-    table: Allocator, address: int, mac: bytes, seconds: int, now: int, client_id: bytes = b"", hostname: str = ""
+    table: Allocator,
+    address: int,
+    mac: bytes,
+    seconds: int,
+    now: int,
+    client_id: bytes = b"",
+    hostname: str = "",
+    port: str = "",
 ) -> Decision:
     """Promise ``address`` to ``mac`` for ``seconds``; whatever else it held is given back in the same commit."""
     old = table.at(address)
@@ -81,6 +93,7 @@ def bind(
         old.since if renewed else now,
         client_id,
         hostname or (old.hostname if old.mac == mac else ""),
+        port,
     )
     at, text, ip, until = when(now), name(mac), IPv4Address(address), when(now + seconds)
     event = LeaseRenewed(at, ip, text, until) if renewed else LeaseBound(at, ip, text, until, lease.hostname)
@@ -98,7 +111,7 @@ def leave(table: Allocator, lease: Lease, now: int) -> Decision:
     if lease.state is not State.BOUND:
         return Decision(Reason.RELEASED, changes=(lease._replace(mac=b"", client_id=b""),))
     event = LeaseReleased(when(now), IPv4Address(lease.address), name(lease.mac), "rebind")
-    cooling = Lease(lease.address, state, now + table.pool.terms.cooling, since=now)
+    cooling = Lease(lease.address, state, now + table.pool.terms.cooling, since=now, port=lease.port)
     return Decision(Reason.RELEASED, changes=(cooling,), events=(event,))
 
 

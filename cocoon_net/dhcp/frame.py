@@ -8,6 +8,7 @@ everything that a UDP socket on the bridge would not have got: other hosts' fram
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from ipaddress import IPv4Address
 
 CLIENT_PORT, SERVER_PORT = 68, 67
@@ -25,10 +26,11 @@ _KERNEL = 0xFFFFF000  # SKF_AD_OFF, linux/filter.h
 _LINK_INDEX, _TAGGED = _KERNEL + 8, _KERNEL + 48  # SKF_AD_IFINDEX, SKF_AD_VLAN_TAG_PRESENT
 
 
-def kernel_filter(bridge_index: int, bridge_mac: bytes, server: int) -> bytes:
+def kernel_filter(bridge_index: int, bridge_mac: bytes, server: int, muted: Sequence[int] = ()) -> bytes:
     """Assemble the classic BPF program: DHCP requests for us, as the ports of the bridge see them.
 
-    The bridge shows each frame a second time as its own; that one is dropped. Returns struct sock_filter[].
+    The bridge shows each frame a second time as its own; that one is dropped, and so is what comes by the ``muted``
+    ports (indexes, at most a hundred: a jump is an octet). Returns struct sock_filter[].
     """
     program: list[tuple[int, int, str, str] | str] = [  # (code, k, where to when true, when false); or a label
         (_LOAD_HALF, 12, "", ""),
@@ -42,6 +44,7 @@ def kernel_filter(bridge_index: int, bridge_mac: bytes, server: int) -> bytes:
         (_EQUAL, SERVER_PORT, "", "drop"),
         (_LOAD_WORD, _LINK_INDEX, "", ""),
         (_EQUAL, bridge_index, "drop", ""),
+        *((_EQUAL, index, "drop", "") for index in muted),
         (_LOAD_WORD, _TAGGED, "", ""),
         (_EQUAL, 0, "", "drop"),
         (_LOAD_WORD, 30, "", ""),  # to which address

@@ -63,6 +63,8 @@ class Lease(NamedTuple):
     """When the state began; orders free addresses by how long they have not been used."""
     client_id: bytes = b""
     hostname: str = ""
+    port: str = ""
+    """The bridge port that the client was last served at; empty when nobody knows, e.g. after an import."""
 
 
 TRANSITIONS: tuple[tuple[Trigger, State, State], ...] = (

@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Iterable, Mapping
 
 from cocoon_net.dhcp import frame
 from cocoon_net.dhcp.frame import EVERYBODY, SERVER_PORT
@@ -82,6 +83,17 @@ class Ports:
                     continue
             out.append((data, name))
         return out
+
+    @property
+    def present(self) -> Mapping[str, int]:
+        """The ports of the bridge, name -> index."""
+        return self._watch.ports
+
+    def mute(self, names: Iterable[str]) -> None:
+        """Have the kernel drop what these ports send, and no longer what others do."""
+        indexes = [index for name in names if (index := self._watch.ports.get(name))]
+        with contextlib.suppress(OSError):  # the filter before stays in place: we only hear more than we need
+            _attach(self.socket, frame.kernel_filter(self._watch.index, self._mac, self._server, indexes))
 
     def send(self, payload: bytes, destination: Destination, mac: bytes, port: str) -> bool:
         """Send a reply; False when the kernel would not take it. The client asks again, so nobody waits for it.

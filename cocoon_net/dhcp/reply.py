@@ -51,7 +51,8 @@ def _discover(table: Allocator, packet: Packet, now: int) -> Decision:
     if address is None:
         return Decision(Reason.EXHAUSTED, events=(PoolExhausted(when(now), name(mac)),))
     state = move(table.at(address).state, Trigger.OFFER)
-    offer = Lease(address, state, now + table.pool.terms.offer, mac, now) if state is State.OFFERED else None
+    until = now + table.pool.terms.offer
+    offer = Lease(address, state, until, mac, now, port=packet.port) if state is State.OFFERED else None
     return Decision(Reason.OFFERED, MessageType.OFFER, address, _seconds(table, packet), offer=offer)
 
 
@@ -108,6 +109,7 @@ def _promise(table: Allocator, packet: Packet, address: int, now: int) -> Decisi
             now,
             options.get(Code.CLIENT_ID, b""),
             _hostname(options.get(Code.HOSTNAME)),
+            packet.port,
         )
     if not table.pool.holds(address):
         return _refuse(table, packet, Reason.WRONG_SUBNET, now)
@@ -134,7 +136,7 @@ def _decline(table: Allocator, packet: Packet, now: int) -> Decision:
         return silence(Reason.NOT_ITS_OWN)
     until = now + table.pool.terms.quarantine
     event = LeaseDeclined(when(now), IPv4Address(address), name(packet.chaddr), when(until))
-    quarantined = Lease(address, move(lease.state, Trigger.DECLINE), until, since=now)
+    quarantined = Lease(address, move(lease.state, Trigger.DECLINE), until, since=now, port=packet.port)
     return Decision(Reason.DECLINED, changes=(quarantined,), events=(event,))
 
 

@@ -23,14 +23,16 @@ from cocoon_net.dhcp import frame, wire
 from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.batch import Batch, Settled
 from cocoon_net.dhcp.book import Book
-from cocoon_net.dhcp.decision import Decision, end, release
+from cocoon_net.dhcp.decision import Decision, Reason, end, release
+from cocoon_net.dhcp.guard import Finding, Guard
 from cocoon_net.dhcp.lease import Lease, State
+from cocoon_net.dhcp.limits import Limits
 from cocoon_net.dhcp.options import MessageType
 from cocoon_net.dhcp.orders import Orders
 from cocoon_net.dhcp.pool import Pool, Terms
 from cocoon_net.dhcp.ports import Ports
 from cocoon_net.dhcp.projection import LeaseFile
-from cocoon_net.dhcp.reply import decide, destination, render
+from cocoon_net.dhcp.reply import destination, render
 from cocoon_net.dhcp.routes import Routes, RouteState, Wire
 from cocoon_net.dhcp.snapshot import Snapshot
 from cocoon_net.dhcp.watch import Watch
@@ -58,6 +60,7 @@ class Server:
         link: str = BRIDGE,
         *,
         terms: Terms | None = None,
+        limits: Limits | None = None,
         clock: Clock | None = None,
         bus: Bus | None = None,
         lease_file: LeaseFile | None = None,
@@ -75,6 +78,7 @@ class Server:
         self._table = Allocator(_pool(pool, self._terms), book.leases())
         self._routes = Routes(self._bus.publish, self._clock.now)
         self._unrouted: set[int] = set()
+        self._guard = Guard(self._table, limits or Limits(), self._bus.publish)
         self._ports: Ports | None = None
         self._disturbances = -1
         self._orders = Orders()
@@ -117,6 +121,10 @@ class Server:
         """Return the bound leases."""
         return [lease for lease in list(self._table.leases.values()) if lease.state is State.BOUND]
 
+    def findings(self, seconds: int = 600) -> list[Finding]:
+        """Return what the guard refused at which port within the last so many seconds."""
+        return self._guard.findings(self._now() - seconds)
+
     def snapshot(self) -> Snapshot:
         """Return the counts of this moment; cheap."""
         counts = dict(self._table.counts)
@@ -133,6 +141,7 @@ class Server:
             commit_failures=self._commit_failures,
             route_failures=self._routes.failures,
             unsent=self._unsent,
+            muted=self._guard.muted,
             decided={str(reason): count for reason, count in list(self._decided.items())},
             malformed={str(reason): count for reason, count in list(self._malformed.items())},
         )
@@ -176,6 +185,8 @@ class Server:
                 if self._ports is not None and heard in ready:
                     self._hear(self._ports)
                 time = self._clock.monotonic()
+                if self._ports is not None and self._guard.due(time):
+                    self._ports.mute(self._guard.quiet(time))
                 disturbed = watch.disturbances != self._disturbances
                 if disturbed or time >= tick:
                     tick = time + 1.0
@@ -226,43 +237,47 @@ class Server:
             logger.warning("{}", error.message)
             self._close()
             return
-        batch = Batch(table, now)
-        asked: list[tuple[Decision, Packet, str]] = []
+        guard, batch = self._guard, Batch(table, now)
+        guard.begin(self._clock.monotonic(), now, ports.present)
+        asked: list[tuple[Decision, Packet]] = []
         for data, port in frames:
+            if not guard.admit(port):
+                self._decided[Reason.TOO_OFTEN] += 1
+                continue
             payload = frame.unwrap(data)
             if payload is None:
                 self._malformed["frame"] += 1
                 continue
-            packet = wire.decode(payload)
+            packet = wire.decode(payload, port)
             if not isinstance(packet, Packet):
                 self._malformed[packet] += 1
                 continue
-            decision = decide(table, packet, now)
+            decision = guard.decide(packet, data[6:12], now)
             self._decided[decision.reason] += 1
             batch.take(decision)
             if decision.changes:
-                asked.append((decision, packet, port))
+                asked.append((decision, packet))
             else:  # nothing to wait for
-                self._speak(ports, decision, packet, port)
+                self._speak(ports, decision, packet)
                 if decision.events:
                     self._bus.publish(decision.events)
         if not asked:
             return
         settled = self._settle(batch)
-        told = [(decision, packet, port) for decision, packet, port in asked if settled.holds(decision)]
-        for decision, packet, port in told:
-            self._speak(ports, decision, packet, port)
-        for decision, _, _ in told:
+        told = [(decision, packet) for decision, packet in asked if settled.holds(decision)]
+        for decision, packet in told:
+            self._speak(ports, decision, packet)
+        for decision, _ in told:
             self._bus.publish(decision.events)
 
-    def _speak(self, ports: Ports, decision: Decision, packet: Packet, port: str) -> None:
+    def _speak(self, ports: Ports, decision: Decision, packet: Packet) -> None:
         if decision.kind is None:
             return
         promises = decision.kind is MessageType.ACK and decision.seconds
         if promises and self._routes.state(decision.address) is not RouteState.PRESENT:
             return
         payload = render(decision, packet, self._table.pool)
-        if not ports.send(payload, destination(decision, packet), packet.chaddr, port):
+        if not ports.send(payload, destination(decision, packet), packet.chaddr, packet.port):
             self._unsent += 1
 
     def _settle(self, batch: Batch) -> Settled:

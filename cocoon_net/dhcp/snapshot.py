@@ -26,6 +26,8 @@ class Snapshot:
     route_failures: int
     unsent: int
     """Replies that the kernel would not take."""
+    muted: int
+    """How often the kernel was told to drop what a port floods us with."""
     decided: Mapping[str, int]
     """How often each reason was the reason."""
     malformed: Mapping[str, int]

@@ -68,6 +68,8 @@ class Packet(NamedTuple):
     hops: int = 0
     htype: int = ETHERNET
     hlen: int = MAC_LENGTH
+    port: str = ""
+    """The bridge port that it came in by: not of the wire, and the one thing a guest cannot choose."""
 
     @property
     def type(self) -> int:
@@ -75,8 +77,8 @@ class Packet(NamedTuple):
         return self.options[TYPE][0]
 
 
-def decode(data: bytes) -> Packet | Malformed:
-    """Read one UDP payload. Everything that costs one look is looked at before the options are walked."""
+def decode(data: bytes, port: str = "") -> Packet | Malformed:
+    """Read one UDP payload that came in by ``port``. What costs one look is looked at before the options are walked."""
     size = len(data)
     if size <= _OPTIONS:
         return Malformed.SHORT
@@ -108,7 +110,7 @@ def decode(data: bytes) -> Packet | Malformed:
     for code, length in _LENGTHS:
         if code in options and len(options[code]) != length:
             return Malformed.LENGTH
-    return Packet(op, xid, mac, options, flags, ciaddr, yiaddr, siaddr, giaddr, secs, hops, htype, hlen)
+    return Packet(op, xid, mac, options, flags, ciaddr, yiaddr, siaddr, giaddr, secs, hops, htype, hlen, port)
 
 
 def _walk(data: bytes, at: int, end: int, options: dict[int, bytes]) -> bool:

@@ -12,11 +12,12 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from cocoon_net.dhcp.limits import Limits
 from cocoon_net.errors import SpecError
 from cocoon_net.records import Pool
 from cocoon_net.site import Site
@@ -41,6 +42,8 @@ class DaemonOptions:
     """Whether there is a control socket; where it is, the site says."""
     look_every: float = 60.0
     """Seconds between two looks at the kernel."""
+    limits: Limits = field(default_factory=Limits)
+    """What one port of the bridge may have of the DHCP server."""
 
 
 def serve(site: Site, options: DaemonOptions) -> None:

@@ -22,6 +22,7 @@ from cocoon_net.events import (
     LeaseReleased,
     LeaseRenewed,
     PoolExhausted,
+    PortRefused,
     RouteFailed,
     RouteInstalled,
     RouteWithdrawn,
@@ -116,6 +117,8 @@ class Narrator:
                 if at.timestamp() - self._exhausted_at >= QUIET:
                     self._exhausted_at = at.timestamp()
                     logger.bind(mac=mac).warning("no address is free in the pool")
+            case PortRefused(_, port, reason, mac, count):  # the guard says it once a minute
+                logger.bind(port=port, mac=mac, count=count).warning("not answered: {}", reason)
             case RouteFailed(_, address, code):
                 logger.bind(address=address, errno=code).error("the kernel refused a route")
             case RouteInstalled(_, address):

@@ -156,7 +156,12 @@ class Service:
         # A connection of its own: nobody else's transaction can hold a promise up.
         own = parts.enter_context(contextlib.closing(open_database(self._site.database)))
         server = Server(
-            Book(own), self._pool, clock=self._clock, bus=self._bus, lease_file=LeaseFile(self._site.lease_file)
+            Book(own),
+            self._pool,
+            limits=self._options.limits,
+            clock=self._clock,
+            bus=self._bus,
+            lease_file=LeaseFile(self._site.lease_file),
         )
         stop = threading.Event()
         loop = parts.enter_context(ThreadPoolExecutor(1, thread_name_prefix="dhcp"))

@@ -91,9 +91,13 @@ class Node:
     def inside(self, act: Callable[[], Any]) -> Any:
         return in_namespace(self.name, act)
 
+    def start(self, guest: str, act: Callable[[], Any]) -> Any:
+        """Start ``act`` in a guest's namespace; its ``result`` and ``error`` are the thread's."""
+        return in_namespace(guest, act)
+
     def of_guest(self, guest: str, act: Callable[[], Any]) -> Any:
         """Run ``act`` in a guest's namespace and return its result."""
-        thread: Any = in_namespace(guest, act)
+        thread: Any = self.start(guest, act)
         thread.join(30)
         if thread.error is not None:
             raise thread.error

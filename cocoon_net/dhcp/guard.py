@@ -1,0 +1,222 @@
+"""What one bridge port may have of the server: its own leases, its share of the addresses, its share of the time.
+
+A guest chooses its MACs, its packets and how many it sends; the one thing that it cannot choose is the port of the
+bridge that it speaks from. So everything here hangs on the port, as in a switch's DHCP snooping::
+
+    frame ─▶ admit (token bucket, before anything is read) ─▶ decode ─▶ decide ─▶ [ its port? its share? ] ─▶ batch
+
+Why a lease belongs to a port, and what a second port with the same MAC gets: docs/decisions/0005-a-lease-has-a-port.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from cocoon_net.dhcp import reply
+from cocoon_net.dhcp.allocator import Allocator
+from cocoon_net.dhcp.decision import Decision, Reason, name, silence, when
+from cocoon_net.dhcp.lease import State
+from cocoon_net.dhcp.limits import Limits
+from cocoon_net.dhcp.wire import Packet
+from cocoon_net.events import Event, PortRefused
+
+MUTE_AFTER = 512
+"""Messages beyond its rate after which the kernel is told to drop what a port sends."""
+
+MUTE_FOR = 1.0
+"""Seconds; afterwards the port has its rate again, and loses it again."""
+
+MOST_MUTED = 64
+"""Ports that the kernel's filter names at once; each costs every DHCP frame an instruction."""
+
+QUIET = 60
+"""Seconds between two events about the same refusal at the same port."""
+
+REFUSALS = (Reason.TOO_OFTEN, Reason.FORGED, Reason.FOREIGN_RELAY, Reason.OTHER_PORT, Reason.CROWDED)
+"""The reasons that are the guard's."""
+
+
+class _Port:
+    """What is known of one port."""
+
+    __slots__ = ("addresses", "at", "excess", "muted_until", "tokens", "trusted")
+
+    def __init__(self, trusted: bool, tokens: float, at: float) -> None:
+        self.trusted = trusted
+        self.tokens = tokens
+        self.at = at
+        self.excess = 0
+        self.muted_until = 0.0
+        self.addresses: set[int] = set()
+
+
+@dataclass(slots=True)
+class Finding:
+    """A refusal at a port, since it was last told: ``mac`` is the latest of ``count``."""
+
+    port: str
+    reason: Reason
+    mac: str = ""
+    count: int = 0
+    total: int = 0
+    at: int = 0
+    told: int = 0
+
+
+class Guard:
+    """Decides who of ``table``'s clients may be decided about. Not thread-safe: the server's loop owns it.
+
+    ``publish`` gets a PortRefused for the first refusal of a kind at a port, then at most one a minute.
+    """
+
+    def __init__(self, table: Allocator, limits: Limits, publish: Callable[[Iterable[Event]], None]) -> None:
+        self._table = table
+        self.limits = limits
+        self._publish = publish
+        self._known: dict[str, _Port] = {}
+        self._findings: dict[tuple[str, Reason], Finding] = {}
+        self._present: Mapping[str, int] | Container[str] = ()
+        self._time = 0.0
+        self._now = 0
+        self._unmute = 0.0
+        self.muted = 0
+        """How often a port was muted, since the start."""
+        self.changed = False
+        """Whether ``quiet`` has another answer than before."""
+        for lease in table.leases.values():  # a restart gives nobody a second share
+            if lease.port and lease.state is not State.FREE:
+                state = self._known.get(lease.port) or self._meet(lease.port)
+                state.addresses.add(lease.address)
+
+    def begin(self, time: float, now: int, present: Mapping[str, int]) -> None:
+        """Start a batch at ``time`` (monotonic) and ``now`` (Unix seconds); ``present`` are the bridge's ports."""
+        self._time, self._now = time, now
+        if present is not self._present:
+            self._present = present
+            for gone in self._known.keys() - present.keys():
+                if not self._count(gone, self._known[gone]):  # one that comes back finds its account as it was
+                    del self._known[gone]
+            for key in [key for key in self._findings if key[0] not in present]:
+                del self._findings[key]
+
+    def admit(self, port: str) -> bool:
+        """Whether ``port`` may have another message read; costs next to nothing, for a flood pays it per frame."""
+        state = self._known.get(port)
+        if state is None:
+            state = self._meet(port)
+        limits = self.limits
+        if state.trusted or not limits.rate:
+            return True
+        if state.at != self._time:
+            state.tokens = min(float(limits.burst), state.tokens + (self._time - state.at) * limits.rate)
+            state.at = self._time
+            if state.tokens >= 1.0:
+                state.excess = 0
+        if state.tokens >= 1.0:
+            state.tokens -= 1.0
+            return True
+        state.excess += 1
+        if state.excess == MUTE_AFTER:
+            state.excess = 0
+            state.muted_until = self._time + MUTE_FOR
+            self._unmute = min(self._unmute or state.muted_until, state.muted_until)
+            self.muted += 1
+            self.changed = True
+        self._note(port, Reason.TOO_OFTEN, b"")
+        return False
+
+    def quiet(self, time: float) -> list[str]:
+        """Return the ports that the kernel should not let us hear at ``time``."""
+        self.changed = False
+        muted = [(state.muted_until, port) for port, state in self._known.items() if state.muted_until > time]
+        self._unmute = min((until for until, _ in muted), default=0.0)
+        return [port for _, port in muted[:MOST_MUTED]]
+
+    def due(self, time: float) -> bool:
+        """Whether ``quiet`` should be asked again: a port was muted, or has been muted for long enough."""
+        return self.changed or bool(self._unmute and time >= self._unmute)
+
+    def decide(self, packet: Packet, source: bytes, now: int) -> Decision:
+        """Decide about a message that came from the MAC ``source`` by ``packet.port``; the guard's refusal is silence.
+
+        Pure but for its own accounts: the table stays as it is.
+        """
+        table, port, mac = self._table, packet.port, packet.chaddr
+        if packet.giaddr:
+            # A relay's client is behind the relay's MAC; a guest that plays relay must not have us talk to others.
+            relay = table.leases.get(packet.giaddr)
+            if relay is not None and relay.state is State.BOUND and self._elsewhere(relay.port, port):
+                return self._refuse(Reason.FOREIGN_RELAY, packet)
+        elif source != mac:
+            return self._refuse(Reason.FORGED, packet)
+        lease = table.held(mac)
+        if lease is not None and lease.state is State.BOUND and self._elsewhere(lease.port, port):
+            return self._refuse(Reason.OTHER_PORT, packet)
+        lease = table.offered(mac)
+        if lease is not None and self._elsewhere(lease.port, port):
+            return self._refuse(Reason.OTHER_PORT, packet)
+        decision = reply.decide(table, packet, now)
+        address = decision.address
+        if address and not self._shares(address, port):
+            return self._refuse(Reason.CROWDED, packet)
+        return decision
+
+    def findings(self, since: int) -> list[Finding]:
+        """Return what was refused at a port since then, the most frequent first."""
+        found = [one for one in list(self._findings.values()) if one.at >= since]
+        return sorted(found, key=lambda one: -one.total)
+
+    def _elsewhere(self, owner: str, port: str) -> bool:
+        """Whether ``owner`` is another port than ``port`` and still there; a port that is gone owns nothing."""
+        return owner != port and owner in self._present
+
+    def _shares(self, address: int, port: str) -> bool:
+        """Whether ``port`` may have ``address``; looks at the table only when its account is full."""
+        most, state = self.limits.addresses, self._known.get(port)
+        if state is None:
+            state = self._meet(port)
+        if not most or state.trusted or address in state.addresses:
+            return True
+        if len(state.addresses) >= most and self._count(port, state) >= most:
+            return False
+        state.addresses.add(address)
+        return True
+
+    def _count(self, port: str, state: _Port) -> int:
+        """Strike off the account of ``port`` what it has no more, and return how many addresses are left on it."""
+        state.addresses = {address for address in state.addresses if self._holds(address, port)}
+        return len(state.addresses)
+
+    def _holds(self, address: int, port: str) -> bool:
+        """Whether an address that went to ``port`` is still on its account: until another client could have it."""
+        lease = self._table.at(address)
+        match lease.state:
+            case State.FREE:
+                return False
+            case State.BOUND | State.OFFERED:
+                return lease.port == port
+            case _:
+                return True
+
+    def _meet(self, port: str) -> _Port:
+        trusted = any(fnmatchcase(port, pattern) for pattern in self.limits.trusted)
+        state = self._known[port] = _Port(trusted, float(self.limits.burst), self._time)
+        return state
+
+    def _refuse(self, reason: Reason, packet: Packet) -> Decision:
+        self._note(packet.port, reason, packet.chaddr)
+        return silence(reason)
+
+    def _note(self, port: str, reason: Reason, mac: bytes) -> None:
+        finding = self._findings.get((port, reason))
+        if finding is None:
+            finding = self._findings[port, reason] = Finding(port, reason)
+        finding.count += 1
+        finding.total += 1
+        finding.at = self._now
+        if self._now - finding.told >= QUIET:
+            finding.mac = name(mac)
+            self._publish([PortRefused(when(self._now), port, str(reason), finding.mac, finding.count)])
+            finding.told, finding.count = self._now, 0

@@ -1,0 +1,19 @@
+"""What one port of the bridge may have of the DHCP server: the operator's numbers; ``guard`` enforces them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a port may have. Zero turns a limit off; ``trusted`` ports have none of them."""
+
+    addresses: int = 8
+    """Leased, offered, cooling and declined together: a guest and its nested ones."""
+    rate: float = 32.0
+    """Messages per second; a client that boots sends two, and retries after 4 s (RFC 2131 §4.1)."""
+    burst: int = 128
+    """Messages at once."""
+    trusted: tuple[str, ...] = ()
+    """Names or patterns of ports with a relay or a bridge of the operator's behind them."""

@@ -1,0 +1,170 @@
+"""Load for a DHCP server: many clients in one process behind one port of the bridge, by raw frames.
+
+Used by the benchmark, by the test that kills the server under load, and by floods. Runs in the namespace of the
+clients, and costs as little as it can: it shares the machine with what it measures.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from cocoon_net.dhcp import wire
+from cocoon_net.dhcp.frame import EVERYBODY
+from cocoon_net.dhcp.options import Code, MessageType
+
+PARAMETERS = bytes((1, 3, 6, 12, 15, 26, 28, 51, 54, 58, 59))
+"""The parameter request list of a common client."""
+
+SERVER = 0xAC140001
+"""172.20.0.1, the server of a benchmark."""
+
+_RECEIVE_BUFFER = 33  # SO_RCVBUFFORCE
+_HEADERS = 42
+_RETRY = 0.5
+_PATIENCE = 120.0
+
+
+class Heard(NamedTuple):
+    """An ACK that a client has seen."""
+
+    client: int
+    address: int
+    seconds: int
+    """The lease time that it promised."""
+    at: float
+    """When, in Unix seconds."""
+
+
+class Report(NamedTuple):
+    """How a round of exchanges went."""
+
+    leases: int
+    seconds: float
+    times: list[float]
+    """Of each exchange, sorted."""
+    again: int
+    """Messages that had to be sent again."""
+
+
+class Clients:
+    """``count`` clients on ``link``; ``heard`` is called with each ACK. Their addresses survive between rounds."""
+
+    def __init__(
+        self,
+        count: int,
+        link: str = "eth0",
+        *,
+        server: int = SERVER,
+        first: int = 0,
+        heard: Callable[[Heard], None] | None = None,
+    ) -> None:
+        self.addresses = [0] * count
+        self._server = server.to_bytes(4)
+        self._first = first
+        self._heard = heard
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+        self._socket.bind((link, 0x0800))
+        self._socket.setsockopt(socket.SOL_SOCKET, _RECEIVE_BUFFER, 8 << 20)
+        self._socket.settimeout(0.05)
+
+    def mac(self, index: int) -> bytes:
+        """Return the MAC of a client."""
+        return b"\x02\x10" + (self._first + index).to_bytes(4)
+
+    def run(self, window: int, patience: float = _PATIENCE, retry: float = _RETRY) -> Report:
+        """Run one exchange for each client, ``window`` of them at once: DISCOVER to ACK, or a REBINDING to its ACK."""
+        count, sock = len(self.addresses), self._socket
+        begun = [0.0] * count
+        times: list[float] = []
+        next_one = again = 0
+        under_way: dict[int, float] = {}
+        start = time.perf_counter()
+        while len(times) < count and time.perf_counter() - start < patience:
+            while next_one < count and len(under_way) < window:
+                begun[next_one] = under_way[next_one] = time.perf_counter()
+                self._ask(next_one)
+                next_one += 1
+            try:
+                frame = sock.recv(2048)
+            except TimeoutError:
+                now = time.perf_counter()
+                for index, at in list(under_way.items()):
+                    if now - at > retry:
+                        again += 1
+                        under_way[index] = now
+                        self._ask(index)
+                continue
+            payload = frame[_HEADERS:]
+            if len(payload) < wire.MINIMUM_SIZE or payload[0] != wire.REPLY:  # the bridge's own IGMP, say
+                continue
+            index = int.from_bytes(payload[4:8]) - 1 - self._first
+            if index not in under_way:
+                continue
+            match payload[242]:
+                case MessageType.OFFER:
+                    sock.send(self.request(index, int.from_bytes(payload[16:20])))
+                case MessageType.ACK:
+                    self.addresses[index] = address = int.from_bytes(payload[16:20])
+                    times.append(time.perf_counter() - begun[index])
+                    del under_way[index]
+                    if self._heard is not None:
+                        self._heard(Heard(index, address, _lease_time(payload), time.time()))
+                case MessageType.NAK:
+                    self.addresses[index] = 0
+                    self._ask(index)
+        return Report(len(times), time.perf_counter() - start, sorted(times), again)
+
+    def flood(self, seconds: float) -> int:
+        """Send DISCOVERs, each under a MAC of its own, as fast as they go, and read nothing; returns how many went."""
+        sent, until = 0, time.perf_counter() + seconds
+        frames = [self.discover(index) for index in range(len(self.addresses))]
+        self._socket.settimeout(1.0)
+        for frame in frames:
+            self._socket.send(frame)
+            sent += 1
+            if not sent & 0xFF and time.perf_counter() > until:
+                break
+        return sent
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _ask(self, index: int) -> None:
+        address = self.addresses[index]
+        self._socket.send(self.rebind(index, address) if address else self.discover(index))
+
+    def discover(self, index: int) -> bytes:
+        """Build a DISCOVER."""
+        return self.frame(index, MessageType.DISCOVER, {})
+
+    def request(self, index: int, address: int) -> bytes:
+        """Build a REQUEST that selects an offer."""
+        return self.frame(index, MessageType.REQUEST, {54: self._server, 50: address.to_bytes(4)})
+
+    def rebind(self, index: int, address: int) -> bytes:
+        """Build a REQUEST of a client that is REBINDING: broadcast, its address in ciaddr."""
+        return self.frame(index, MessageType.REQUEST, {}, ciaddr=address)
+
+    def frame(self, index: int, kind: MessageType, more: dict[int, bytes], ciaddr: int = 0) -> bytes:
+        """Build a client's frame: broadcast, UDP without checksum (RFC 768 allows it)."""
+        mac = self.mac(index)
+        options = {int(Code.MESSAGE_TYPE): bytes((kind,)), int(Code.CLIENT_ID): b"\x01" + mac, **more, 55: PARAMETERS}
+        packet = wire.Packet(wire.REQUEST, self._first + index + 1, mac, options, ciaddr=ciaddr)
+        return broadcast(mac, wire.encode(packet), ciaddr)
+
+
+def broadcast(mac: bytes, payload: bytes, source: int = 0) -> bytes:
+    """Put a message into a client's broadcast frame, 68 -> 67, without a UDP checksum."""
+    length = len(payload) + 8
+    ip = struct.pack("!BBHHHBBHII", 0x45, 0, length + 20, 0, 0, 64, 17, 0, source, 0xFFFFFFFF)
+    return EVERYBODY + mac + b"\x08\x00" + ip + struct.pack("!HHHH", 68, 67, length, 0) + payload
+
+
+def _lease_time(payload: bytes) -> int:
+    packet = wire.decode(payload)
+    return int.from_bytes(packet.options.get(Code.LEASE_TIME, b"")) if isinstance(packet, wire.Packet) else 0

@@ -1,0 +1,369 @@
+"""What one port may have: its own leases, its share, its time. First as pure stories, then with real frames."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from typing import Any
+
+import pytest
+
+from cocoon_net import records
+from cocoon_net.dhcp import wire
+from cocoon_net.dhcp.allocator import Allocator
+from cocoon_net.dhcp.book import Book
+from cocoon_net.dhcp.decision import Decision, Reason, end
+from cocoon_net.dhcp.guard import MUTE_AFTER, MUTE_FOR, QUIET, Guard
+from cocoon_net.dhcp.lease import State
+from cocoon_net.dhcp.limits import Limits
+from cocoon_net.dhcp.options import Code, MessageType
+from cocoon_net.dhcp.pool import Pool, Terms
+from cocoon_net.dhcp.server import Server
+from cocoon_net.events import Bus, Event, PortRefused
+from cocoon_net.lab.load import Clients, broadcast
+from cocoon_net.supervisor.narrator import Narrator
+
+ALICE, BOB, EVE = (bytes.fromhex(f"5254000000{number:02x}") for number in (1, 2, 0xEE))
+SERVER = int(IPv4Address("172.20.100.1"))
+FIRST = int(IPv4Address("172.20.100.10"))
+NOW = 1_800_000_000
+
+
+class Bridge:
+    """A guard, its table and ports; what is decided is done, as the server's batch does it."""
+
+    def __init__(self, pool: records.Pool, limits: Limits | None = None, ports: str = "a b c") -> None:
+        self.table = Allocator(Pool.of(pool, Terms(lease=3600, cooling=60, offer=30, quarantine=600)))
+        self.told: list[Event] = []
+        self.guard = Guard(self.table, limits or Limits(), self.told.extend)
+        self.now = NOW
+        self.ports = {name: index for index, name in enumerate(ports.split(), 10)}
+        self.guard.begin(0.0, NOW, self.ports)
+
+    def unplug(self, *ports: str) -> None:
+        self.ports = {name: index for name, index in self.ports.items() if name not in ports}
+        self.guard.begin(0.0, self.now, self.ports)
+
+    def plug(self, port: str) -> None:
+        self.ports = {**self.ports, port: 99}
+        self.guard.begin(0.0, self.now, self.ports)
+
+    def say(
+        self, port: str, kind: MessageType, mac: bytes = ALICE, source: bytes | None = None, **fields: Any
+    ) -> Decision:
+        options = {int(Code.MESSAGE_TYPE): bytes((kind,))}
+        for name, code in (("server", Code.SERVER_ID), ("requested", Code.REQUESTED_ADDRESS)):
+            if name in fields:
+                options[int(code)] = fields.pop(name).to_bytes(4)
+        packet = wire.Packet(wire.REQUEST, 7, mac, options, port=port, **fields)
+        decision = self.guard.decide(packet, mac if source is None else source, self.now)
+        if decision.withdrawn:
+            self.table.withdraw(decision.withdrawn)
+        if decision.offer is not None:
+            self.table.offer(decision.offer)
+        for lease in decision.changes:
+            self.table.put(lease)
+        return decision
+
+    def bind(self, port: str, mac: bytes = ALICE) -> Decision:
+        offered = self.say(port, MessageType.DISCOVER, mac)
+        if offered.kind is None:
+            return offered
+        return self.say(port, MessageType.REQUEST, mac, server=SERVER, requested=offered.address)
+
+    def wait(self, seconds: int) -> None:
+        self.now += seconds
+        for lease in self.table.due(self.now, 1000):
+            done = end(self.table, lease, self.now)
+            if done.withdrawn:
+                self.table.withdraw(done.withdrawn)
+            for change in done.changes:
+                self.table.put(change)
+        self.guard.begin(float(self.now - NOW), self.now, self.ports)
+
+
+def mac(number: int) -> bytes:
+    return b"\x02\x00" + number.to_bytes(4)
+
+
+@pytest.fixture
+def bridge(pool: records.Pool) -> Bridge:
+    return Bridge(pool)
+
+
+# A lease belongs to the port that its client speaks from
+
+
+def test_a_guest_cannot_renew_release_or_decline_anothers_lease(bridge: Bridge) -> None:
+    mine = bridge.bind("a").address
+    for kind, fields in (
+        (MessageType.REQUEST, {"ciaddr": mine}),
+        (MessageType.REQUEST, {"requested": mine}),
+        (MessageType.REQUEST, {"server": SERVER, "requested": mine}),
+        (MessageType.RELEASE, {"ciaddr": mine, "server": SERVER}),
+        (MessageType.DECLINE, {"requested": mine, "server": SERVER}),
+        (MessageType.DISCOVER, {}),
+    ):
+        decision = bridge.say("b", kind, ALICE, **fields)
+        assert decision == Decision(Reason.OTHER_PORT), f"{kind.name} of a forged MAC from another port"
+    lease = bridge.table.at(mine)
+    assert (lease.state, lease.mac, lease.port) == (State.BOUND, ALICE, "a")
+
+
+def test_a_guest_cannot_take_or_spoil_what_is_on_offer_to_another(bridge: Bridge) -> None:
+    offered = bridge.say("a", MessageType.DISCOVER).address
+    for kind in (MessageType.REQUEST, MessageType.DECLINE):
+        assert bridge.say("b", kind, requested=offered, server=SERVER).reason is Reason.OTHER_PORT
+    elsewhere = bridge.say("b", MessageType.REQUEST, requested=offered, server=SERVER + 1)
+    assert elsewhere.reason is Reason.OTHER_PORT, "choosing another server gives nobody else's offer up"
+    assert bridge.say("a", MessageType.REQUEST, requested=offered, server=SERVER).kind is MessageType.ACK
+
+
+def test_a_clone_with_the_same_mac_gets_silence_and_a_finding_while_the_first_is_there(bridge: Bridge) -> None:
+    mine = bridge.bind("a").address
+    assert bridge.bind("b").reason is Reason.OTHER_PORT
+    (event,) = bridge.told
+    assert isinstance(event, PortRefused)
+    assert (event.port, event.mac, event.reason) == ("b", "52:54:00:00:00:01", "the client is served at another port")
+    bridge.unplug("a")
+    assert bridge.bind("b").address == mine, "the first one's port is gone: its MAC may claim the lease"
+    assert bridge.table.at(mine).port == "b"
+    bridge.plug("a")
+    assert bridge.bind("a").reason is Reason.OTHER_PORT
+
+
+def test_a_lease_that_ended_ties_nobody_to_a_port(bridge: Bridge) -> None:
+    mine = bridge.bind("a").address
+    bridge.say("a", MessageType.RELEASE, ciaddr=mine, server=SERVER)
+    assert bridge.bind("b").address == mine
+
+
+def test_a_lease_of_an_unknown_port_is_claimed_by_whoever_has_the_mac(bridge: Bridge) -> None:
+    mine = bridge.bind("a").address
+    bridge.table.put(bridge.table.at(mine)._replace(port=""))  # as the Go tool's leases are imported
+    assert bridge.bind("b").address == mine
+    assert bridge.bind("a").reason is Reason.OTHER_PORT
+
+
+def test_a_frame_that_is_not_from_the_client_it_names_is_dropped(bridge: Bridge) -> None:
+    assert bridge.say("a", MessageType.DISCOVER, ALICE, source=EVE).reason is Reason.FORGED
+    assert bridge.say("a", MessageType.DISCOVER, ALICE, source=ALICE).kind is MessageType.OFFER
+    # Behind a relay the source is the relay's: RFC 1542 §4.1.
+    relayed = bridge.say("a", MessageType.DISCOVER, BOB, source=EVE, giaddr=FIRST + 100)
+    assert relayed.kind is MessageType.OFFER
+
+
+def test_a_guest_that_plays_relay_cannot_have_us_talk_to_another_guest(bridge: Bridge) -> None:
+    mine = bridge.bind("a").address
+    assert bridge.say("b", MessageType.DISCOVER, BOB, source=EVE, giaddr=mine).reason is Reason.FOREIGN_RELAY
+    assert bridge.say("a", MessageType.DISCOVER, BOB, source=EVE, giaddr=mine).kind is MessageType.OFFER
+
+
+# A share of the addresses
+
+
+def test_a_port_gets_eight_addresses_and_its_neighbour_gets_one(bridge: Bridge) -> None:
+    got = [bridge.bind("a", mac(number)) for number in range(30)]
+    assert [decision.kind for decision in got[:8]] == [MessageType.ACK] * 8
+    assert {decision.reason for decision in got[8:]} == {Reason.CROWDED}
+    assert bridge.bind("b", BOB).kind is MessageType.ACK
+    assert bridge.bind("a", mac(3)).kind is MessageType.ACK, "who has one keeps it"
+
+
+@pytest.mark.parametrize("how", ["offer", "release", "decline"])
+def test_no_way_of_holding_an_address_is_free(bridge: Bridge, how: str) -> None:
+    """Asking only, giving back at once, or complaining: each keeps an address from others for a while."""
+    for number in range(30):
+        decision = (
+            bridge.bind("a", mac(number)) if how != "offer" else bridge.say("a", MessageType.DISCOVER, mac(number))
+        )
+        match how:
+            case "release":
+                bridge.say("a", MessageType.RELEASE, mac(number), ciaddr=decision.address, server=SERVER)
+            case "decline":
+                bridge.say("a", MessageType.DECLINE, mac(number), requested=decision.address, server=SERVER)
+            case _:
+                pass
+    assert bridge.table.free == 20 - 8
+    bridge.wait(601)
+    assert bridge.bind("a", mac(77)).kind is MessageType.ACK, "time gives the share back"
+
+
+def test_a_declared_relay_has_no_share_and_no_rate(pool: records.Pool) -> None:
+    bridge = Bridge(pool, Limits(trusted=("up*",)), ports="uplink0 b")
+    assert all(bridge.bind("uplink0", mac(number)).kind is MessageType.ACK for number in range(19))
+    assert all(bridge.guard.admit("uplink0") for _ in range(5_000))
+    relayed = bridge.say("uplink0", MessageType.DISCOVER, mac(19), source=EVE, giaddr=FIRST + 100)
+    assert relayed.kind is MessageType.OFFER
+
+
+def test_a_guest_that_plays_relay_has_its_share_and_no_more(bridge: Bridge) -> None:
+    got = [
+        bridge.say("a", MessageType.DISCOVER, mac(number), source=EVE, giaddr=FIRST + 100).reason
+        for number in range(20)
+    ]
+    assert got == [Reason.OFFERED] * 8 + [Reason.CROWDED] * 12
+
+
+def test_unplugging_and_plugging_gives_no_second_share(bridge: Bridge) -> None:
+    for number in range(8):
+        bridge.bind("a", mac(number))
+    bridge.unplug("a")
+    bridge.plug("a")
+    assert bridge.bind("a", mac(9)).reason is Reason.CROWDED
+
+
+def test_a_restart_gives_no_second_share(bridge: Bridge) -> None:
+    for number in range(8):
+        bridge.bind("a", mac(number))
+    bridge.guard = Guard(bridge.table, Limits(), bridge.told.extend)
+    bridge.guard.begin(1.0, bridge.now, bridge.ports)
+    assert bridge.bind("a", mac(9)).reason is Reason.CROWDED
+
+
+def test_zero_turns_the_share_off(pool: records.Pool) -> None:
+    bridge = Bridge(pool, Limits(addresses=0))
+    assert all(bridge.bind("a", mac(number)).kind is MessageType.ACK for number in range(20))
+
+
+# A share of the time
+
+
+def test_a_port_has_a_burst_then_its_rate_and_its_neighbour_all_of_its_own(bridge: Bridge) -> None:
+    assert sum(bridge.guard.admit("a") for _ in range(500)) == 128
+    assert sum(bridge.guard.admit("b") for _ in range(100)) == 100
+    bridge.guard.begin(2.0, bridge.now, bridge.ports)
+    assert sum(bridge.guard.admit("a") for _ in range(500)) == 64
+
+
+def test_who_floods_is_muted_for_a_second_and_then_heard_again(bridge: Bridge) -> None:
+    for _ in range(128 + MUTE_AFTER):
+        bridge.guard.admit("a")
+    assert bridge.guard.due(0.0)
+    assert bridge.guard.quiet(0.0) == ["a"]
+    assert not bridge.guard.due(MUTE_FOR / 2)
+    assert bridge.guard.due(MUTE_FOR + 0.01)
+    assert bridge.guard.quiet(MUTE_FOR + 0.01) == []
+    assert not bridge.guard.due(MUTE_FOR + 9)
+
+
+def test_a_flood_is_one_event_a_minute(bridge: Bridge) -> None:
+    for second in range(2 * QUIET):
+        bridge.guard.begin(float(second), NOW + second, bridge.ports)
+        for _ in range(300):
+            bridge.guard.admit("a")
+    assert len(bridge.told) == 2
+    (finding,) = bridge.guard.findings(NOW)
+    assert (finding.port, finding.reason) == ("a", Reason.TOO_OFTEN)
+    assert finding.total > 20_000
+    assert bridge.guard.findings(NOW + 2 * QUIET) == [], "what is over is no finding"
+
+
+# With real frames
+
+
+def clients(count: int, first: int = 0) -> Clients:
+    return Clients(count, server=SERVER, first=first)
+
+
+@pytest.mark.root
+def test_a_guest_with_20_000_macs_does_not_keep_its_neighbour_from_leasing(
+    node: Any, book: Book, pool: records.Pool, serving: Any, eventually: Callable[..., Any], monkeypatch: Any
+) -> None:
+    """The flood goes on while the neighbour asks; the log stays short, metric and finding say who it was."""
+    flooding, neighbour = (node.add_guest(f"02:00:5e:10:00:0{number}") for number in (1, 2))
+    bus = Bus()
+    lines: list[Event] = []
+    narrator = Narrator(bus)
+    monkeypatch.setattr(narrator, "_tell", lines.append)
+    narrator.start()
+    with serving(node, Server(book, pool, bus=bus)) as server:
+
+        def flood() -> int:
+            loud = clients(20_000)
+            try:
+                return loud.flood(30.0)
+            finally:
+                loud.close()
+
+        thread = node.start(flooding, flood)
+        eventually(lambda: server.snapshot().decided.get(Reason.TOO_OFTEN.value, 0))
+
+        def lease() -> Any:
+            quiet = clients(1, first=1 << 20)
+            try:
+                return quiet.run(1, patience=5.0)
+            finally:
+                quiet.close()
+
+        report = node.of_guest(neighbour, lease)
+        assert report.leases == 1, "the neighbour leases while the flood goes on"
+        thread.join(30)
+        assert thread.error is None and thread.result == 20_000
+        snapshot = server.snapshot()
+        assert snapshot.bound == 1
+        assert snapshot.offered <= 8, "all those MACs hold no more than one port's share"
+        assert snapshot.free >= 20 - 9
+        findings = server.findings()
+        assert {finding.port for finding in findings} == {f"p{flooding[-8:]}"}
+        assert snapshot.muted >= 1, "the kernel was told to drop the rest"
+    narrator.stop()
+    assert len([line for line in lines if isinstance(line, PortRefused)]) <= 3
+
+
+@pytest.mark.root
+def test_a_forged_release_from_another_port_ends_nothing(
+    node: Any, book: Book, pool: records.Pool, serving: Any, eventually: Callable[..., Any]
+) -> None:
+    owner, thief = (node.add_guest(f"02:00:5e:10:00:0{number}") for number in (1, 2))
+    with serving(node, Server(book, pool)) as server:
+        node.of_guest(owner, lambda: clients(1).run(1))
+        (lease,) = server.leases()
+        assert lease.port == f"p{owner[-8:]}"
+
+        def steal() -> None:
+            forger = clients(1)  # the same MAC, at another port
+            release = forger.frame(0, MessageType.RELEASE, {54: SERVER.to_bytes(4)}, ciaddr=lease.address)
+            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+            sock.bind(("eth0", 0x0800))
+            sock.send(release)
+
+        node.of_guest(thief, steal)
+        eventually(lambda: server.snapshot().decided.get(Reason.OTHER_PORT.value))
+        assert server.leases() == [lease]
+        assert node.of_guest(thief, lambda: clients(1).run(1, patience=1.0)).leases == 0
+        node.ip("link", "del", f"p{owner[-8:]}")
+        assert node.of_guest(thief, lambda: clients(1).run(1, patience=5.0)).leases == 1, "its port is gone"
+        assert [one.address for one in server.leases()] == [lease.address]
+    with serving(node, Server(book, pool)) as again:
+        assert again.leases()[0].port == f"p{thief[-8:]}", "the port survives a restart"
+
+
+@pytest.mark.root
+def test_whatever_is_malformed_costs_a_counter_and_nothing_else(
+    node: Any, book: Book, pool: records.Pool, serving: Any, eventually: Callable[..., Any]
+) -> None:
+    guest = node.add_guest("02:00:5e:10:00:01")
+    whole = Clients.discover
+    with serving(node, Server(book, pool, limits=Limits(rate=0))) as server:
+
+        def send() -> int:
+            made = clients(1)
+            good = whole(made, 0)
+            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+            sock.bind(("eth0", 0x0800))
+            wrong = [good[:cut] for cut in range(44, len(good), 7)]
+            wrong += [broadcast(mac(1), good[42 : 42 + size]) for size in (0, 1, 200, 236, 240)]
+            wrong += [broadcast(mac(1), good[42:282] + bytes((code, 255, 1))) for code in range(1, 250, 50)]
+            for frame in wrong:
+                sock.send(frame)
+            return len(wrong)
+
+        sent = node.of_guest(guest, send)
+        eventually(lambda: sum(server.snapshot().malformed.values()) == sent)
+        time.sleep(0.1)
+        snapshot = server.snapshot()
+        assert (snapshot.decided, snapshot.offered, snapshot.commits) == ({}, 0, 0)
+        assert node.of_guest(guest, lambda: clients(1).run(1)).leases == 1
