@@ -71,6 +71,8 @@ class Subnet:
     id: str = _fact()
     available: int = _fact(0)
     """Addresses that are still free in it."""
+    owner: str = _fact()
+    """The node that it is marked for; empty without a mark."""
     ours: bool | None = _mark()
 
 
@@ -87,6 +89,8 @@ class Interface:
     primary_address: IPv4Address | None = _fact(None)
     instance_id: str = _fact()
     """Where it is attached; empty when nowhere."""
+    owner: str = _fact()
+    """Who has it where it is not ours."""
     ours: bool | None = _mark()
 
 
@@ -97,6 +101,8 @@ class IngressRule:
     group: str
     cidr: IPv4Network
     protocol: str = "all"
+    owner: str = _fact()
+    """Who else needs it: other nodes of this product with interfaces in the group."""
     ours: bool | None = _mark()
 
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 from cocoon_net import __version__
 from cocoon_net.clock import Clock, SystemClock
+from cocoon_net.engine.forecast import Outlook
 from cocoon_net.engine.journal import Journal, Run
 from cocoon_net.engine.machine import PLANNED, RunMachine
 from cocoon_net.engine.model import Context
-from cocoon_net.engine.runner import FIRST_PAUSE, GROWTH, LONGEST_PAUSE, Look, Runner
+from cocoon_net.engine.runner import FIRST_PAUSE, GROWTH, LONGEST_PAUSE, Runner
 from cocoon_net.engine.workflow import load
 from cocoon_net.errors import Refused, SpecError, WorldError
 from cocoon_net.events import Bus
@@ -166,7 +167,7 @@ def abandon(desk: Desk, run: Run) -> None:
     machine.abandon()
 
 
-def compare(desk: Desk, workflow: str, spec: Spec) -> list[Look]:
+def compare(desk: Desk, workflow: str, spec: Spec) -> tuple[Outlook, ...]:
     """Look at every step of a workflow and change nothing."""
     world = desk.world(spec)
     runner = Runner(desk.journal, STEPS, world.inventories, clock=desk.clock, bus=desk.bus)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cocoon_net.clock import SystemClock
 from cocoon_net.cloud.platform import Platform, connect
 from cocoon_net.engine.journal import Journal
-from cocoon_net.engine.model import Change, Context, Inventory, Seen
+from cocoon_net.engine.model import Call, Change, Context, Inventory, Seen
 from cocoon_net.engine.runner import Runner, describe
 from cocoon_net.events import Bus
 from cocoon_net.records import Instance
@@ -96,6 +96,10 @@ class Shelves:
         for inventory in self._own.values():
             seen.update(inventory.observe(cx))
         return seen
+
+    def calls(self, change: Change, cx: Context) -> tuple[Call, ...]:
+        """Ask whom its key belongs to."""
+        return self._own.get(change.key, self._rest).calls(change, cx)
 
     def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
         """Hand a change to whom its key belongs."""

@@ -13,11 +13,11 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from cocoon_net.engine.forecast import Outlook
 from cocoon_net.engine.journal import Journal, Run
 from cocoon_net.engine.machine import DONE, PLANNED
 from cocoon_net.engine.model import Change
 from cocoon_net.engine.plan import natural
-from cocoon_net.engine.runner import Look
 from cocoon_net.events import Bus, ChangeApplied, StepEntered, StepSettled, StepWaiting
 
 if TYPE_CHECKING:
@@ -91,15 +91,17 @@ class Progress:
         self.say(f"{event.step:<10} {what:<12} {event.seconds:6.2f} s")
 
 
-def render_plan(looks: Sequence[Look]) -> tuple[str, int]:
+def render_plan(looks: Sequence[Outlook]) -> tuple[str, int]:
     """Return the difference of every step as text, and how many changes there are."""
     lines: list[str] = []
     count = 0
     for look in looks:
-        for change in look.difference.changes:
+        for planned in look.changes:
+            change = planned.change
             count += 1
-            lines.append(f"{_SIGN[change.verb]} {look.stage.name:<10} {change.key:<28} {_what(change)}")
-        lines += [f"… {look.stage.name:<10} waiting for {why}" for why in look.difference.waiting]
+            lines.append(f"{_SIGN[change.verb]} {look.step:<10} {change.key:<28} {_what(change)}")
+            lines += [f"    {call}" for call in planned.calls]
+        lines += [f"… {look.step:<10} waiting for {why}" for why in look.waiting]
     lines.append(f"{count} change{'' if count == 1 else 's'}" if count else "no changes: the world is as wanted")
     return "\n".join(lines), count
 

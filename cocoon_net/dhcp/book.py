@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cocoon_net import records
 from cocoon_net.dhcp.lease import Lease, State
 from cocoon_net.dhcp.reservation import Reservation
-from cocoon_net.engine.model import Change, Context, Seen, Verb
+from cocoon_net.engine.model import Call, Change, Context, Seen, Verb, Via
 from cocoon_net.errors import InvariantError, SpecError, StoreError
 from cocoon_net.formats import lease_file
 from cocoon_net.formats.lease_file import LeaseRow
@@ -241,6 +241,17 @@ class PoolInventory:
         """Read the pool. Raises StoreError."""
         pool = self._book.pool()
         return {} if pool is None else {self.KEY: pool}
+
+    def calls(self, change: Change, cx: Context) -> tuple[Call, ...]:
+        """Write or forget the pool in our own database; a plan may not know the addresses yet, but how many."""
+        match change.want:
+            case records.Pool() as pool:
+                sets = [r for r in cx.records("addresses").values() if isinstance(r, records.AddressSet)]
+                later = f"{sum(each.count for each in sets)} addresses, which the cloud will choose"
+                what = f"{len(pool.addresses)} addresses" if pool.addresses else later
+                return (Call(Via.DATABASE, f"write the pool: {what}"),)
+            case _:
+                return (Call(Via.DATABASE, "forget the pool and its leases"),)
 
     def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
         """Write or forget the pool; forgetting takes the leases along. Raises StoreError."""

@@ -7,7 +7,7 @@ the world; it knows nothing of steps. A want function is pure; it knows only the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
@@ -51,6 +51,43 @@ class Change:
     verb: Verb
     want: Record | None
     seen: Record | None
+
+
+class Via(StrEnum):
+    """What a call goes to."""
+
+    CLOUD = "cloud"
+    KERNEL = "kernel"
+    FILE = "file"
+    DATABASE = "database"
+
+
+class Later(str):
+    """A value that is not known before an earlier step has made its thing: ``(of eni-3)``. Nothing sends one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a change, spelled as its reader would: an action of the cloud's API, a command, a file written."""
+
+    via: Via
+    action: str
+    """``CreateSubnet``; on the node the whole command that would do the same: ``ip link set eth1 up``."""
+    params: Mapping[str, object] = field(default_factory=dict)
+    """What the action is given; a ``Later`` where that is not known yet. Empty for commands."""
+
+    def __str__(self) -> str:
+        return " ".join((self.action, *(f"{name}={_spell(value)}" for name, value in self.params.items())))
+
+
+def _spell(value: object) -> str:
+    match value:
+        case {"Key": key, "Value": text}:
+            return f"{key}={text}"
+        case list():
+            return ",".join(map(_spell, value))
+        case _:
+            return str(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +137,13 @@ class Inventory(Protocol):
 
     def observe(self, cx: Context) -> Seen:
         """Look. Returns every key in our keyspace that exists. Raises WorldError; an empty answer means empty."""
+        ...
+
+    def calls(self, change: Change, cx: Context) -> tuple[Call, ...]:
+        """Foretell what ``apply`` does to the world for this change, until it rests. Pure.
+
+        Raises WorldError where ``apply`` would refuse for what is known already.
+        """
         ...
 
     def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from cocoon_net.engine.model import Busy, Change, Ledger, Origin, Row, Seen, Step, Verb, Wanted
 from cocoon_net.records import Record
@@ -62,6 +62,48 @@ def spared(step: Step, seen: Mapping[str, Record], ledger: Ledger) -> Wanted:
         else:
             kept[key] = record
     return kept
+
+
+def kept(step: Step, seen: Mapping[str, Record], ledger: Ledger) -> dict[str, str]:
+    """Say of each thing that a teardown leaves as it is why it does: key -> reason."""
+    return {
+        key: _reason(step, seen[key], ledger.get((step.name, key)), key, ledger)
+        for key, record in spared(step, seen, ledger).items()
+        if record == seen[key]
+    }
+
+
+def _reason(step: Step, record: Record, row: Row | None, key: str, ledger: Ledger) -> str:
+    parent = ledger.get((step.part_of, key))
+    owner = getattr(record, "owner", "")
+    match row:
+        case _ if parent is not None and removable(parent.record, parent):
+            return f"goes with {step.part_of} {key}"
+        case Row(origin=Origin.ADOPTED):
+            return "adopted: it stays"
+        case _ if owner and record.ours is False:
+            return f"not ours: it belongs to {owner}"
+        case Row(before=before) if before is not None:
+            return "as it was before us"
+        case Row(origin=Origin.FOUND):
+            return "was there before us"
+        case _ if record.ours is False:
+            return "not ours"
+        case _:
+            return "not ours: it carries no mark, and the ledger does not know it"
+
+
+def foreseen(row: Row | None, step: str, key: str, want: Record, seen: Record | Busy | None) -> Row:
+    """Return the ledger's row of a thing as it would be once it is as wanted; what only the world knows stays."""
+    match seen:
+        case None:
+            return Row(step, key, row.origin if row else Origin.CREATED, want)
+        case Busy():
+            return row or Row(step, key, Origin.FOUND, want)
+        case _:
+            wanted = {f.name: getattr(want, f.name) for f in fields(want) if f.compare}
+            record = seen if seen == want else replace(seen, **wanted)
+            return replace(row, record=record) if row else Row(step, key, Origin.FOUND, record)
 
 
 def removable(record: Record, row: Row | None) -> bool:

@@ -11,15 +11,16 @@ one step have different keys and are independent; they are applied side by side,
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 
 from cocoon_net.clock import Clock
+from cocoon_net.engine.forecast import Outlook, Planned
 from cocoon_net.engine.journal import Journal, Run
 from cocoon_net.engine.machine import PLANNED, RunMachine
 from cocoon_net.engine.model import Busy, Change, Context, Inventory, Origin, Row, Seen, Step, Wanted
-from cocoon_net.engine.plan import Difference, diff, spared, token
+from cocoon_net.engine.plan import Difference, diff, foreseen, kept, spared, token
 from cocoon_net.engine.workflow import Plan, Stage, Wish
 from cocoon_net.errors import CocoonError, InvariantError, NotSettled, WorldError
 from cocoon_net.events import Bus, ChangeApplied, StepEntered, StepSettled, StepWaiting
@@ -95,23 +96,49 @@ class Runner:
             self._bus.publish([StepSettled(self._clock.now(), run.id, stage.name, changes, seconds)])
         return self._journal.run(run.id)
 
-    def compare(self, plan: Plan, cx: Context) -> list[Look]:
+    def compare(self, plan: Plan, cx: Context) -> tuple[Outlook, ...]:
         """Look at every stage once and change nothing: what a plan, a dry run and an audit report.
 
-        A later stage is shown the ledger as it would be once the earlier ones were as wanted.
+        A later stage is shown the ledger as it would be once the earlier ones were as wanted. A look that failed in
+        passing is repeated for a while, nothing is waited for. Raises WorldError.
         """
-        looks: list[Look] = []
+        return tuple(self._outlooks(plan, cx))
+
+    def _outlooks(self, plan: Plan, cx: Context) -> Iterator[Outlook]:
         for stage in plan.stages:
-            look = self._look(stage, cx)
-            looks.append(look)
-            foreseen = dict(cx.ledger)
-            for key, want in look.wanted.items():
-                seen = look.seen.get(key)
-                record = want if seen is None or isinstance(seen, Busy) or seen != want else seen
-                foreseen[stage.name, key] = Row(stage.name, key, Origin.FOUND, record)
-            if stage.wish is not Wish.NOTHING:
-                cx = replace(cx, ledger=foreseen)
-        return looks
+            name = stage.name
+            look = self._look_again(stage, cx)
+            changes = tuple(self._foretell(change, cx) for change in look.difference.changes)
+            spare: Mapping[str, str] = {}
+            if stage.wish is Wish.NOTHING:
+                spare = kept(self._steps[name], _at_rest(look.seen), cx.ledger)
+            else:
+                others = {place: row for place, row in cx.ledger.items() if row.step != name}
+                rows = {
+                    (name, key): foreseen(cx.ledger.get((name, key)), name, key, want, look.seen.get(key))
+                    for key, want in look.wanted.items()
+                }
+                cx = replace(cx, ledger={**others, **rows})
+            yield Outlook(name, look.seen, look.wanted, changes, look.difference.waiting, spare)
+
+    def _look_again(self, stage: Stage, cx: Context) -> Look:
+        deadline = self._clock.monotonic() + PATIENCE
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return self._look(stage, cx)
+            except WorldError as error:
+                error.step = stage.name
+                if not error.retryable or self._clock.monotonic() + pause > deadline:
+                    raise
+            self._clock.sleep(pause * self._rng.uniform(0.5, 1.0))
+            pause *= GROWTH
+
+    def _foretell(self, change: Change, cx: Context) -> Planned:
+        try:
+            return Planned(change, self._inventories[change.step].calls(change, cx))
+        except WorldError as error:
+            return Planned(change, (), error.message)
 
     def reassert(self, plan: Plan, cx: Context, only: frozenset[str]) -> list[Change]:
         """Apply what differs in the stages named ``only``, once and without a journal, and return it.
@@ -184,7 +211,7 @@ class Runner:
     def _look(self, stage: Stage, cx: Context) -> Look:
         step = self._steps[stage.name]
         seen = self._inventories[stage.name].observe(cx)
-        records = {key: record for key, record in seen.items() if not isinstance(record, Busy)}
+        records = _at_rest(seen)
         match stage.wish:
             case Wish.SPEC:
                 wanted, prune = step.want(cx, records), step.prune
@@ -255,6 +282,10 @@ class Runner:
 
     def _context(self, run: Run) -> Context:
         return Context(run.spec, run.instance, self._journal.ledger(), run.lineage, self._clock.now())
+
+
+def _at_rest(seen: Seen) -> dict[str, Record]:
+    return {key: record for key, record in seen.items() if not isinstance(record, Busy)}
 
 
 def describe(change: Change) -> str:

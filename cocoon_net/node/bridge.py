@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Interface
 from pathlib import Path
 
-from cocoon_net.engine.model import Change, Context, Origin, Seen, Verb
+from cocoon_net.engine.model import Call, Change, Context, Origin, Seen, Verb, Via
 from cocoon_net.errors import InvariantError, NodeTransient, Unsupported
 from cocoon_net.node import netlink
 from cocoon_net.node.netlink import KernelLink
@@ -35,6 +35,25 @@ class Bridges:
         ours = _marked(link)
         address = _telling(netlink.addresses(link.index), _gateway(cx), ours=ours)
         return {BRIDGE: Bridge(link.name, address, link.mac, link.mtu, link.up, link.index, ours or None)}
+
+    def calls(self, change: Change, cx: Context) -> tuple[Call, ...]:
+        """Make the bridge and pin what its ports would change, put right what differs, or delete it."""
+        match change.want, change.seen:
+            case Bridge() as want, None:
+                options = "type bridge stp_state 0 forward_delay 0"
+                commands = [
+                    f"ip link add {want.name} address {want.mac} mtu {want.mtu - 1} {options}",
+                    f"ip link set {want.name} mtu {want.mtu} alias '{ALIAS} {cx.spec.node_name}'",
+                    *([f"ip addr add {want.address} dev {want.name}"] if want.address != NO_ADDRESS else []),
+                    f"ip link set {want.name} {'up' if want.up else 'down'}",
+                ]
+            case Bridge() as want, Bridge() as seen:
+                row = cx.ledger.get((change.step, change.key))
+                ours = bool(seen.ours) or (row is not None and row.origin is Origin.CREATED)
+                commands = _corrections(want, seen, old=seen.address if ours or seen.address == _gateway(cx) else None)
+            case _:
+                commands = [f"ip link del {change.key}"]
+        return tuple(Call(Via.KERNEL, command) for command in commands)
 
     def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
         """Make the bridge as wanted, or delete it with its addresses and routes.
@@ -72,6 +91,23 @@ class Bridges:
         if link.up != want.up:
             netlink.set_link(link.index, up=want.up, name=link.name)
         return {"index": str(link.index)}
+
+
+def _corrections(want: Bridge, seen: Bridge, *, old: IPv4Interface | None) -> list[str]:
+    """Spell what makes ``seen`` what is wanted; ``old`` is the address that is ours to take away."""
+    commands = []
+    settings = (("address", want.mac, seen.mac), ("mtu", want.mtu, seen.mtu))
+    if pinned := [f"{what} {new}" for what, new, now in settings if new != now]:
+        commands.append(f"ip link set {want.name} {' '.join(pinned)}")
+    if want.address != seen.address:
+        if want.address != NO_ADDRESS:
+            commands.append(f"ip addr add {want.address} dev {want.name}")
+        if old is not None and old != NO_ADDRESS:
+            commands.append(f"sysctl -w net.ipv4.conf.{want.name}.promote_secondaries=1")
+            commands.append(f"ip addr del {old} dev {want.name}")
+    if want.up != seen.up:
+        commands.append(f"ip link set {want.name} {'up' if want.up else 'down'}")
+    return commands
 
 
 def _delete(link: KernelLink | None) -> Mapping[str, str]:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from cocoon_net.engine.model import Change, Context, Seen, Verb
+from cocoon_net.engine.model import Call, Change, Context, Seen, Verb, Via
 from cocoon_net.errors import CocoonError, InvariantError, NodeError, Refused
 from cocoon_net.records import File
 
@@ -49,6 +49,16 @@ class Files:
                 raise _refusal(error, f"read {path}") from error
             seen[key] = File(key, content, mode, self._ours)
         return seen
+
+    def calls(self, change: Change, cx: Context) -> tuple[Call, ...]:
+        """Write or remove the file."""
+        path = self._paths.get(change.key)
+        match change.want:
+            case File(content=content, mode=mode):
+                size = len(content.encode(errors="surrogateescape"))
+                return (Call(Via.FILE, f"write {path}: {size} bytes, mode {mode:04o}"),)
+            case _:
+                return (Call(Via.FILE, f"rm {path}"),)
 
     def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
         """Write or remove one file, and what killed writers left beside it. Raises NodeError, Refused."""

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network
 
-from cocoon_net.engine.model import Change, Context, Seen, Verb
+from cocoon_net.engine.model import Call, Change, Context, Seen, Verb, Via
 from cocoon_net.errors import CocoonError, InvariantError, NodeError, NodeTransient, Refused
 from cocoon_net.formats import iptables
 from cocoon_net.records import BRIDGE, Link, Ruleset
@@ -36,6 +36,18 @@ class Firewall:
         """Read all rules once. Raises Refused, NodeError where iptables is missing or cannot."""
         found = iptables.parse(_run("iptables-save"))
         return {} if found is None else {KEY: found}
+
+    def calls(self, change: Change, cx: Context) -> tuple[Call, ...]:
+        """Both tables by one restore."""
+        match change.want:
+            case Ruleset() as want:
+                what = (
+                    f"{len(want.filter_rules)} rules in {iptables.FORWARD}, {len(want.nat_rules)} in "
+                    f"{iptables.POSTROUTING}, jumped to from the head of FORWARD and of POSTROUTING"
+                )
+            case _:
+                what = f"{iptables.FORWARD} and {iptables.POSTROUTING} removed, with the jumps to them"
+        return (Call(Via.KERNEL, f"iptables-restore --noflush: {what}"),)
 
     def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
         """Put our chains and jumps right, or remove them, by one restore. Raises Refused, NodeError."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from cocoon_net.engine.model import Change, Context, Seen, Verb
+from cocoon_net.engine.model import Call, Change, Context, Later, Seen, Verb, Via
 from cocoon_net.errors import InvariantError, NodeTransient
 from cocoon_net.node import netlink
 from cocoon_net.node.netlink import KernelLink
@@ -31,6 +31,13 @@ class Links:
             for key, mac in macs.items()
             if (link := found[key]) is not None
         }
+
+    def calls(self, change: Change, cx: Context) -> tuple[Call, ...]:
+        """Set the link up or down; its name is known once it has appeared."""
+        known = change.seen if isinstance(change.seen, Link) else cx.records("links").get(change.key)
+        name = known.name if known is not None and known.name else Later(f"(link of {change.key})")
+        up = isinstance(change.want, Link) and change.want.up
+        return (Call(Via.KERNEL, f"ip link set {name} {'up' if up else 'down'}"),)
 
     def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
         """Set a link up or down; it never gets an address.

@@ -9,7 +9,7 @@ import errno
 from collections.abc import Mapping
 from ipaddress import IPv4Address
 
-from cocoon_net.engine.model import Change, Context, Seen, Verb
+from cocoon_net.engine.model import Call, Change, Context, Seen, Verb, Via
 from cocoon_net.errors import InvariantError, NodeTransient
 from cocoon_net.node import netlink, routewire
 from cocoon_net.node.routewire import RouteWire
@@ -27,6 +27,15 @@ class Routes:
             f"{address}/32": Route(address, names.get(index, f"link {index}"), ROUTE_PROTOCOL, ours=True)
             for address, index in ((IPv4Address(number), index) for number, index in found)
         }
+
+    def calls(self, change: Change, cx: Context) -> tuple[Call, ...]:
+        """Install or remove the route."""
+        route = change.want or change.seen
+        if not isinstance(route, Route):
+            raise InvariantError(f"routes cannot apply {route!r}")
+        verb = "del" if change.verb is Verb.DELETE else "replace"
+        where = f"{route.destination}/32 dev {route.link} proto {route.protocol}"
+        return (Call(Via.KERNEL, f"ip route {verb} {where}"),)
 
     def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
         """Install or remove one route; one that went with its link is removed. Raises NodeError, Refused."""

@@ -9,7 +9,7 @@ import errno
 from collections.abc import Mapping
 from pathlib import Path
 
-from cocoon_net.engine.model import Change, Context, Seen, Verb
+from cocoon_net.engine.model import Call, Change, Context, Seen, Verb, Via
 from cocoon_net.errors import CocoonError, InvariantError, NodeError, NodeTransient, Refused
 from cocoon_net.records import BRIDGE, Link, Sysctl
 
@@ -24,6 +24,11 @@ class Sysctls:
         """Read every setting. Raises NodeError, Refused."""
         seen = {name: _read(name) for name in names(cx)}
         return {name: Sysctl(name, value) for name, value in seen.items() if value is not None}
+
+    def calls(self, change: Change, cx: Context) -> tuple[Call, ...]:
+        """Write the setting."""
+        value = change.want.value if isinstance(change.want, Sysctl) else f"(that of {_default(change.key)})"
+        return (Call(Via.KERNEL, f"sysctl -w {change.key}={value}"),)
 
     def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
         """Write one setting; deleting one puts a link's back to ``default``, since a setting cannot be absent.

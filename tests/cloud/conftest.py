@@ -164,11 +164,24 @@ class Node:
         }
         self.platform = Volcengine.connect(site, environ, clock=SystemClock())
         self.inventories = self.platform.inventories()
+        self.written: list[str] = []
+        self._watch(self.platform._client)
         self.spec: Spec = parse(platform="volcengine", node_name=name, subnet=subnet, pool_size=4)
         facts = self.platform.describe(self.spec)  # of the instance that metadata takes a stranger for
         self.instance = replace(facts, instance_id=cloud.instance_id(node))
         self.ledger: dict[tuple[str, str], Row] = {}
         self.lineage = f"lineage-of-{name}"
+
+    def _watch(self, client: Client) -> None:
+        """Note what this node writes."""
+        call = client.call
+
+        def noted(action: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            if not action.startswith("Describe"):
+                self.written.append(action)
+            return call(action, *args, **kwargs)
+
+        client.call = noted  # type: ignore[method-assign]
 
     @property
     def cx(self) -> Context:
@@ -180,8 +193,14 @@ class Node:
         return dict(self.inventories[step].observe(self.cx))
 
     def apply(self, change: Change) -> dict[str, str]:
-        """Apply one change."""
-        return dict(self.inventories[change.step].apply(change, token(self.lineage, change, 0), self.cx))
+        """Apply one change; whatever it writes, it has foretold."""
+        inventory = self.inventories[change.step]
+        self.written.clear()
+        try:
+            return dict(inventory.apply(change, token(self.lineage, change, 0), self.cx))
+        finally:
+            assert len(self.written) <= 1, "one apply is one side effect"
+            assert not self.written or self.written[0] in {call.action for call in inventory.calls(change, self.cx)}
 
     def reach(self, step: str, wanted: Mapping[str, Record], *, deadline: float = 5.0) -> dict[str, Any]:
         """Look and apply until the step is as wanted; writes the ledger and returns what is there."""

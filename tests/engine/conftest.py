@@ -11,7 +11,7 @@ import pytest
 
 from cocoon_net.clock import ManualClock
 from cocoon_net.engine.journal import Journal, Run
-from cocoon_net.engine.model import Busy, Change, Context, Step, Verb
+from cocoon_net.engine.model import Busy, Call, Change, Context, Step, Verb, Via
 from cocoon_net.engine.runner import Runner
 from cocoon_net.engine.workflow import Plan, parse
 from cocoon_net.events import Bus, Event
@@ -52,6 +52,9 @@ class Shelf:
                 self.busy[key] = looks - 1
                 seen[key] = Busy(f"{key} to rest")
         return seen
+
+    def calls(self, change: Change, cx: Context) -> tuple[Call, ...]:
+        return (Call(Via.KERNEL, f"{change.verb} {change.key}"),)
 
     def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
         self.before_apply(change)

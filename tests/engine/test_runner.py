@@ -210,5 +210,5 @@ def test_comparing_changes_nothing(bench: Any) -> None:
 
     cx = Context(bench.start().spec, None, {}, "l", bench.clock.now())
     looks = bench.runner().compare(bench.plan(), cx)
-    assert [len(look.difference.changes) for look in looks] == [3, 1]
+    assert [len(look.changes) for look in looks] == [3, 1]
     assert bench.tools.applied == bench.lamps.applied == []

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from cocoon_net.cloud.volcengine import eni as enis
 from cocoon_net.cloud.volcengine.client import Client
-from cocoon_net.cloud.volcengine.eni import Eni, instance_of, known_ids
-from cocoon_net.engine.model import Busy, Change, Context, Seen, Verb
+from cocoon_net.cloud.volcengine.eni import Eni, id_of, instance_of, known_ids
+from cocoon_net.engine.model import Busy, Call, Change, Context, Seen, Verb, Via
 from cocoon_net.errors import CloudError, CloudGone, InvariantError, Unsupported
 from cocoon_net.records import AddressSet
 
@@ -33,13 +33,13 @@ class Addresses:
                 seen[key] = _record(each, cx)
         return seen
 
-    def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
+    def calls(self, change: Change, cx: Context) -> tuple[Call, ...]:
         """Assign what is missing, or unassign all. Fewer than there are is Unsupported: they may be leased."""
         match change.verb, change.want, change.seen:
             case Verb.CREATE, AddressSet() as want, _:
-                return self._assign(change.key, want.count, token, cx)
+                return (_assign(change.key, want.count, cx),)
             case Verb.UPDATE, AddressSet() as want, AddressSet() as seen if want.count > seen.count:
-                return self._assign(change.key, want.count - seen.count, token, cx)
+                return (_assign(change.key, want.count - seen.count, cx),)
             case Verb.UPDATE, AddressSet() as want, AddressSet() as seen:
                 raise Unsupported(
                     f"{change.key} has {seen.count} addresses, wanted are {want.count}; "
@@ -47,31 +47,28 @@ class Addresses:
                     hint="a teardown and a new init with the smaller --pool-size do it",
                 )
             case Verb.DELETE, _, AddressSet() as seen:
-                return self._unassign(change.key, seen)
-        raise InvariantError(f"the inventory of addresses cannot {change.verb} {change.want or change.seen!r}")
-
-    def _assign(self, key: str, count: int, token: str, cx: Context) -> Mapping[str, str]:
-        identifier = known_ids(cx).get(key)
-        if identifier is None:
-            raise InvariantError(f"{key} is to get addresses before it is known")
-        result = self._client.call(
-            "AssignPrivateIpAddresses",
-            {"NetworkInterfaceId": identifier, "SecondaryPrivateIpAddressCount": count},
-            token=token,
-        )
-        return {"id": identifier, "request_id": str(result.get("RequestId", ""))}
-
-    def _unassign(self, key: str, seen: AddressSet) -> Mapping[str, str]:
-        if seen.ours is False:
-            raise CloudError(f"the addresses of {key} ({seen.interface_id}) are not ours to take away")
-        try:
-            result = self._client.call(
-                "UnassignPrivateIpAddresses",
-                {
+                if seen.ours is False:
+                    raise CloudError(f"the addresses of {change.key} ({seen.interface_id}) are not ours to take away")
+                params = {
                     "NetworkInterfaceId": seen.interface_id,
                     "PrivateIpAddress": [str(address) for address in seen.addresses],
-                },
-            )
+                }
+                return (Call(Via.CLOUD, "UnassignPrivateIpAddresses", params),)
+        raise InvariantError(f"the inventory of addresses cannot {change.verb} {change.want or change.seen!r}")
+
+    def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
+        """Assign what is missing, or unassign all."""
+        (call,) = self.calls(change, cx)
+        match change.verb, change.seen:
+            case Verb.DELETE, AddressSet() as seen:
+                return self._unassign(call, seen)
+            case _:
+                result = self._client.perform(call, token=token)
+                return {"id": str(call.params["NetworkInterfaceId"]), "request_id": str(result.get("RequestId", ""))}
+
+    def _unassign(self, call: Call, seen: AddressSet) -> Mapping[str, str]:
+        try:
+            result = self._client.perform(call)
         except CloudGone:
             return {"id": seen.interface_id}
         except CloudError as error:
@@ -80,6 +77,11 @@ class Addresses:
                 return {"id": seen.interface_id}
             raise
         return {"id": seen.interface_id, "request_id": str(result.get("RequestId", ""))}
+
+
+def _assign(key: str, count: int, cx: Context) -> Call:
+    params = {"NetworkInterfaceId": id_of(cx, key), "SecondaryPrivateIpAddressCount": count}
+    return Call(Via.CLOUD, "AssignPrivateIpAddresses", params)
 
 
 def _record(each: Eni, cx: Context) -> AddressSet:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from cocoon_net.cloud.volcengine import eni as enis
 from cocoon_net.cloud.volcengine.client import Client
-from cocoon_net.cloud.volcengine.eni import Eni, instance_of, known_ids
-from cocoon_net.engine.model import Busy, Change, Context, Seen, Verb
+from cocoon_net.cloud.volcengine.eni import Eni, id_of, instance_of, known_ids
+from cocoon_net.engine.model import Busy, Call, Change, Context, Seen, Verb, Via
 from cocoon_net.errors import CloudError, CloudGone, CloudTransient, InvariantError, Unsupported
 from cocoon_net.records import Attachment
 
@@ -31,11 +31,12 @@ class Attachments:
             seen[key] = Busy(why) if why else _record(each, cx)
         return seen
 
-    def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
+    def calls(self, change: Change, cx: Context) -> tuple[Call, ...]:
         """Attach or detach. An update is Unsupported: another instance has the interface."""
         match change.verb, change.want, change.seen:
             case Verb.CREATE, Attachment() as want, _:
-                return self._attach(change.key, want, cx)
+                params = {"InstanceId": want.instance_id, "NetworkInterfaceId": id_of(cx, change.key)}
+                return (Call(Via.CLOUD, "AttachNetworkInterface", params),)
             case Verb.UPDATE, Attachment() as want, Attachment() as seen:
                 raise Unsupported(
                     f"{change.key} ({seen.interface_id}) is attached to {seen.instance_id}, not to {want.instance_id}",
@@ -43,18 +44,31 @@ class Attachments:
                     "each node needs a --node-name of its own",
                 )
             case Verb.DELETE, _, Attachment() as seen:
-                return self._detach(change.key, seen, cx)
+                here = instance_of(cx).instance_id
+                if seen.ours is False or seen.instance_id != here:
+                    raise CloudError(
+                        f"{change.key} ({seen.interface_id}) is attached to {seen.instance_id} "
+                        "and is not ours to detach",
+                        hint="it was left alone",
+                    )
+                params = {"InstanceId": here, "NetworkInterfaceId": seen.interface_id}
+                return (Call(Via.CLOUD, "DetachNetworkInterface", params),)
         raise InvariantError(f"the inventory of attachments cannot {change.verb} {change.want or change.seen!r}")
 
-    def _attach(self, key: str, want: Attachment, cx: Context) -> Mapping[str, str]:
+    def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
+        """Attach or detach."""
+        (call,) = self.calls(change, cx)
+        match change.seen:
+            case Attachment() as seen:
+                return self._detach(call, seen)
+            case _:
+                return self._attach(change.key, call)
+
+    def _attach(self, key: str, call: Call) -> Mapping[str, str]:
         """AttachNetworkInterface takes no token: a second one is refused for the status, and the next look tells."""
-        identifier = known_ids(cx).get(key)
-        if identifier is None:
-            raise InvariantError(f"{key} is to be attached before it is known")
+        identifier = str(call.params["NetworkInterfaceId"])
         try:
-            result = self._client.call(
-                "AttachNetworkInterface", {"InstanceId": want.instance_id, "NetworkInterfaceId": identifier}
-            )
+            result = self._client.perform(call)
         except CloudTransient as error:
             if error.code == "InvalidEni.InvalidStatus":
                 self._refuse_broken(key, identifier)
@@ -70,16 +84,9 @@ class Attachments:
                 hint="delete it in the cloud's console; the same command then makes another",
             )
 
-    def _detach(self, key: str, seen: Attachment, cx: Context) -> Mapping[str, str]:
-        here = instance_of(cx).instance_id
-        if seen.ours is False or seen.instance_id != here:
-            raise CloudError(
-                f"{key} ({seen.interface_id}) is attached to {seen.instance_id} and is not ours to detach",
-                hint="it was left alone",
-            )
-        where = {"InstanceId": here, "NetworkInterfaceId": seen.interface_id}
+    def _detach(self, call: Call, seen: Attachment) -> Mapping[str, str]:
         try:
-            result = self._client.call("DetachNetworkInterface", where)
+            result = self._client.perform(call)
         except CloudGone:
             return {"id": seen.interface_id}
         except CloudError as error:

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 
 from cocoon_net.cloud.volcengine.credentials import Credentials, CredentialSource
 from cocoon_net.cloud.volcengine.refusals import Said, refusal
-from cocoon_net.errors import CloudError, CloudTransient, CocoonError
+from cocoon_net.engine.model import Call, Later
+from cocoon_net.errors import CloudError, CloudTransient, CocoonError, InvariantError
 
 VERSION = "2020-04-01"
 """Of both services that we call, vpc and ecs."""
@@ -81,6 +82,12 @@ class Client:
         if isinstance(outcome, CocoonError):
             raise outcome
         return outcome
+
+    def perform(self, call: Call, *, token: str = "") -> dict[str, Any]:
+        """Call what was foretold, once; raises as ``call`` does, InvariantError where a part is not known yet."""
+        if missing := [f"{name} {value}" for name, value in call.params.items() if isinstance(value, Later)]:
+            raise InvariantError(f"{call.action} is to be called before it is known: {', '.join(missing)}")
+        return self.call(call.action, call.params, token=token)
 
     def pages(
         self, action: str, params: Mapping[str, object], collection: str, *, service: str = "vpc"

@@ -13,7 +13,7 @@ from typing import Any
 
 from cocoon_net.cloud.volcengine.client import Client
 from cocoon_net.cloud.volcengine.tags import KEY, ours, tags_of
-from cocoon_net.engine.model import Context
+from cocoon_net.engine.model import Context, Later
 from cocoon_net.errors import CloudGone, CloudTransient, InvariantError
 from cocoon_net.records import Instance, Interface
 
@@ -114,6 +114,11 @@ def instance_of(cx: Context) -> Instance:
 def known_ids(cx: Context) -> dict[str, str]:
     """Return key -> id of the interfaces in the ledger."""
     return {key: r.id for key, r in cx.records("enis").items() if isinstance(r, Interface) and r.id}
+
+
+def id_of(cx: Context, key: str) -> str:
+    """Return the id of an interface, a Later where it is not made yet."""
+    return known_ids(cx).get(key) or Later(f"(of {key})")
 
 
 def waiting_for(key: str, status: str) -> str:

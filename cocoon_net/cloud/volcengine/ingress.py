@@ -15,7 +15,7 @@ from cocoon_net.cloud.volcengine import eni as enis
 from cocoon_net.cloud.volcengine.client import Client, objects
 from cocoon_net.cloud.volcengine.eni import instance_of
 from cocoon_net.cloud.volcengine.tags import NODE, OURS, filters
-from cocoon_net.engine.model import Busy, Change, Context, Origin, Seen, Verb
+from cocoon_net.engine.model import Busy, Call, Change, Context, Origin, Seen, Verb, Via
 from cocoon_net.errors import CloudError, CloudGone, CloudTransient, InvariantError, Unsupported
 from cocoon_net.records import IngressRule
 
@@ -55,22 +55,37 @@ class Ingress:
             return {f"{group}/{cidr}": Busy(f"the security group {group} to become Available")}
         rules = list(_rules(thing))
         ours = {rule.networks[0] for rule in rules if rule.ours and rule.policy == "accept"}
-        mark = bool(ours) and not self._shared(group, cx.spec.node_name)
-        seen = {f"{group}/{network}": IngressRule(group, network, ours=mark) for network in ours if network != cidr}
+        others = self._others(group, cx.spec.node_name) if ours else ""
+        mark = bool(ours) and not others
+        shared: dict[str, Any] = {"owner": others, "ours": mark}
+        seen = {f"{group}/{network}": IngressRule(group, network, **shared) for network in ours if network != cidr}
         if cidr in ours:
-            seen[f"{group}/{cidr}"] = IngressRule(group, cidr, protocol=HIDDEN, ours=mark)
+            seen[f"{group}/{cidr}"] = IngressRule(group, cidr, protocol=HIDDEN, **shared)
         if covers := _covering(rules, cidr):
             exact = any(rule.networks == (cidr,) and not rule.listed for rule in covers)
             # A wider rule is not ours to remove; one just like ours but without its mark is the ledger's to judge.
             unmarked = None if exact else False
-            seen[f"{group}/{cidr}"] = IngressRule(group, cidr, ours=mark if cidr in ours else unmarked)
+            own = shared if cidr in ours else {"ours": unmarked}
+            seen[f"{group}/{cidr}"] = IngressRule(group, cidr, **own)
         return seen
+
+    def calls(self, change: Change, cx: Context) -> tuple[Call, ...]:
+        """Write or remove one rule; nothing can be done about one that another hides."""
+        match change.verb, change.want, change.seen:
+            case Verb.CREATE, IngressRule() as want, _:
+                params = {**_params(want, PRIORITY), "Description": f"{OURS} VPC internal"}
+                return (Call(Via.CLOUD, "AuthorizeSecurityGroupIngress", params),)
+            case Verb.DELETE, _, IngressRule() as seen:
+                return (_revoke(seen, PRIORITY),)
+            case _:
+                return ()
 
     def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
         """Write or remove one rule."""
         match change.verb, change.want, change.seen:
             case Verb.CREATE, IngressRule() as want, _:
-                return self._authorize(want, token)
+                (call,) = self.calls(change, cx)
+                return self._authorize(call, want, token)
             case Verb.UPDATE, IngressRule() as want, _:
                 self._refuse_hidden(want)
                 return {"id": want.group}
@@ -78,19 +93,11 @@ class Ingress:
                 return self._revoke(change.key, seen, cx)
         raise InvariantError(f"the inventory of ingress rules cannot {change.verb} {change.want or change.seen!r}")
 
-    def _authorize(self, want: IngressRule, token: str) -> Mapping[str, str]:
+    def _authorize(self, call: Call, want: IngressRule, token: str) -> Mapping[str, str]:
         """AuthorizeSecurityGroupIngress; a rule that is there already is success. Unsupported behind a drop."""
         self._refuse_hidden(want)
-        params = {
-            "SecurityGroupId": want.group,
-            **_EVERYTHING,
-            "CidrIp": str(want.cidr),
-            "Policy": "accept",
-            "Priority": PRIORITY,
-            "Description": f"{OURS} VPC internal",
-        }
         try:
-            result = self._client.call("AuthorizeSecurityGroupIngress", params, token=token)
+            result = self._client.perform(call, token=token)
         except CloudError as error:
             if error.code == "InvalidSecurityRule.Conflict":
                 return {"id": want.group}
@@ -122,18 +129,9 @@ class Ingress:
                 raise CloudError(f"the rule {key} is not ours to remove: it carries no mark", hint="it was left alone")
             if rule is None:
                 return {"id": seen.group}
-            if self._shared(seen.group, cx.spec.node_name):
+            if self._others(seen.group, cx.spec.node_name):
                 raise CloudTransient(f"another node has begun to use the rule {key}", code="Shared")
-            result = self._client.call(
-                "RevokeSecurityGroupIngress",
-                {
-                    "SecurityGroupId": seen.group,
-                    **_EVERYTHING,
-                    "CidrIp": str(seen.cidr),
-                    "Policy": "accept",
-                    "Priority": rule.priority,
-                },
-            )
+            result = self._client.perform(_revoke(seen, rule.priority))
         except CloudGone:
             return {"id": seen.group}
         return {"id": seen.group, "request_id": str(result.get("RequestId", ""))}
@@ -141,10 +139,20 @@ class Ingress:
     def _described(self, group: str) -> dict[str, Any]:
         return self._client.call(_DESCRIBE, {"SecurityGroupId": group, "Direction": "ingress"})
 
-    def _shared(self, group: str, node: str) -> bool:
-        """Say whether interfaces of another node of this product are in the group, and not about to go."""
+    def _others(self, group: str, node: str) -> str:
+        """Return the other nodes of this product with interfaces in the group that are not about to go, by name."""
         members = enis.listing(self._client, SecurityGroupId=group, TagFilters=filters())
-        return any(each.ours(node) is False and each.tags.get(NODE) and each.status != "Deleting" for each in members)
+        theirs = (each for each in members if each.ours(node) is False and each.status != "Deleting")
+        return ", ".join(sorted({each.tags.get(NODE, "") for each in theirs} - {""}))
+
+
+def _params(rule: IngressRule, priority: int) -> dict[str, object]:
+    where = {"SecurityGroupId": rule.group, **_EVERYTHING, "CidrIp": str(rule.cidr)}
+    return {**where, "Policy": "accept", "Priority": priority}
+
+
+def _revoke(seen: IngressRule, priority: int) -> Call:
+    return Call(Via.CLOUD, "RevokeSecurityGroupIngress", _params(seen, priority))
 
 
 def group_of(cx: Context) -> str:

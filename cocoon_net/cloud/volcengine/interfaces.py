@@ -13,11 +13,11 @@ from ipaddress import IPv4Network
 from typing import Any
 
 from cocoon_net.cloud.volcengine import eni as enis
+from cocoon_net.cloud.volcengine import subnet
 from cocoon_net.cloud.volcengine.client import Client
 from cocoon_net.cloud.volcengine.eni import Eni, instance_of, known_ids
-from cocoon_net.cloud.volcengine.subnet import cidrs
-from cocoon_net.cloud.volcengine.tags import filters, marks
-from cocoon_net.engine.model import Busy, Change, Context, Origin, Seen, Verb
+from cocoon_net.cloud.volcengine.tags import filters, marks, owner
+from cocoon_net.engine.model import Busy, Call, Change, Context, Origin, Seen, Verb, Via
 from cocoon_net.errors import CloudError, CloudGone, CloudTransient, InvariantError, Unsupported
 from cocoon_net.records import Interface, Subnet
 from cocoon_net.spec import Spec
@@ -50,14 +50,36 @@ class Interfaces:
         ]
         return {key: _state(key, each, networks, cx) for key, each in named(kept, ledger).items()}
 
-    def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
-        """Create an interface, give it other security groups, or delete it."""
+    def calls(self, change: Change, cx: Context) -> tuple[Call, ...]:
+        """Create an interface, give it other security groups, or delete it, detached before where nobody else does."""
         match change.verb, change.want, change.seen:
             case Verb.CREATE, Interface() as want, _:
-                return self._create(change.key, want, token, cx)
+                params = {
+                    "SubnetId": subnet.id_of(cx),
+                    "SecurityGroupIds": list(want.security_groups),
+                    "NetworkInterfaceName": f"{cx.spec.node_name}-{change.key}",
+                    "Tags": marks(cx.spec.node_name, change.key, cx.lineage),
+                }
+                return (Call(Via.CLOUD, "CreateNetworkInterface", params),)
             case Verb.UPDATE, Interface() as want, Interface() as seen:
-                return self._update(change.key, want, seen)
+                _refuse_other(change.key, want, seen)
+                # ModifyNetworkInterfaceAttributes replaces the whole list.
+                params = {"NetworkInterfaceId": seen.id, "SecurityGroupIds": list(want.security_groups)}
+                return (Call(Via.CLOUD, "ModifyNetworkInterfaceAttributes", params),)
             case Verb.DELETE, _, Interface() as seen:
+                alone = bool(seen.instance_id) and change.key not in known_ids(cx)
+                return (*((_detach(seen, cx),) if alone else ()), _delete(seen))
+        raise InvariantError(f"the inventory of interfaces cannot {change.verb} {change.want or change.seen!r}")
+
+    def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
+        """Create an interface, give it other security groups, or delete it."""
+        match change.verb, change.seen:
+            case Verb.CREATE, _:
+                return self._create(*self.calls(change, cx), token=token)
+            case Verb.UPDATE, Interface() as seen:
+                (call,) = self.calls(change, cx)
+                return {"id": seen.id, "request_id": _request(self._client.perform(call))}
+            case Verb.DELETE, Interface() as seen:
                 return self._delete(change.key, seen, cx)
         raise InvariantError(f"the inventory of interfaces cannot {change.verb} {change.want or change.seen!r}")
 
@@ -66,44 +88,17 @@ class Interfaces:
         row = cx.records("subnet").get("subnet")
         known = {row.id: row.cidr} if isinstance(row, Subnet) and row.id else {}
         needed = {each.subnet_id for each in members}
-        networks = {**known, **cidrs(self._client, needed - set(known))}
+        networks = {**known, **subnet.cidrs(self._client, needed - set(known))}
         if unknown := needed - set(networks):
             raise CloudTransient(f"the subnet {min(unknown)} of one of our interfaces is not to be seen")
         return networks
 
-    def _create(self, key: str, want: Interface, token: str, cx: Context) -> Mapping[str, str]:
-        row = cx.records("subnet").get("subnet")
-        if not isinstance(row, Subnet) or not row.id:
-            raise InvariantError(f"{key} is to be made before its subnet is known")
-        result = self._client.call(
-            "CreateNetworkInterface",
-            {
-                "SubnetId": row.id,
-                "SecurityGroupIds": list(want.security_groups),
-                "NetworkInterfaceName": f"{cx.spec.node_name}-{key}",
-                "Tags": marks(cx.spec.node_name, key, cx.lineage),
-            },
-            token=token,
-        )
+    def _create(self, call: Call, *, token: str) -> Mapping[str, str]:
+        result = self._client.perform(call, token=token)
         made = result.get("NetworkInterfaceId")
         if not isinstance(made, str) or not made:
             raise CloudTransient("CreateNetworkInterface answered without the interface's id", code="Unreadable")
         return {"id": made, "request_id": _request(result)}
-
-    def _update(self, key: str, want: Interface, seen: Interface) -> Mapping[str, str]:
-        if seen.ours is False:
-            raise Unsupported(f"{key} ({seen.id}) is in use by {seen.instance_id or 'somebody else'}; left as it is")
-        if want.subnet != seen.subnet:
-            raise Unsupported(
-                f"{key} ({seen.id}) is in the subnet {seen.subnet}, wanted is {want.subnet}",
-                hint="an earlier init of this node made it: run cocoon-net teardown first, or delete it by hand",
-            )
-        # ModifyNetworkInterfaceAttributes replaces the whole list.
-        result = self._client.call(
-            "ModifyNetworkInterfaceAttributes",
-            {"NetworkInterfaceId": seen.id, "SecurityGroupIds": list(want.security_groups)},
-        )
-        return {"id": seen.id, "request_id": _request(result)}
 
     def _delete(self, key: str, seen: Interface, cx: Context) -> Mapping[str, str]:
         """Read the interface, refuse what is not ours, then delete it; gone is success.
@@ -117,11 +112,7 @@ class Interfaces:
             there = enis.parse(thing)
             here = instance_of(cx).instance_id
             self._refuse_foreign(key, there, here, cx)
-            if there.status == "InUse":
-                where = {"NetworkInterfaceId": seen.id, "InstanceId": here}
-                result = self._client.call("DetachNetworkInterface", where)
-            else:
-                result = self._client.call("DeleteNetworkInterface", {"NetworkInterfaceId": seen.id})
+            result = self._client.perform(_detach(seen, cx) if there.status == "InUse" else _delete(seen))
         except CloudGone:
             return {"id": seen.id}
         return {"id": seen.id, "request_id": _request(result)}
@@ -139,6 +130,26 @@ class Interfaces:
         else:
             why = "it carries another node's mark" if there.ours(cx.spec.node_name) is False else "it carries no mark"
         raise CloudError(f"the interface {there.id} ({key}) is not ours to delete: {why}", hint="it was left alone")
+
+
+def _detach(seen: Interface, cx: Context) -> Call:
+    params = {"NetworkInterfaceId": seen.id, "InstanceId": instance_of(cx).instance_id}
+    return Call(Via.CLOUD, "DetachNetworkInterface", params)
+
+
+def _delete(seen: Interface) -> Call:
+    return Call(Via.CLOUD, "DeleteNetworkInterface", {"NetworkInterfaceId": seen.id})
+
+
+def _refuse_other(key: str, want: Interface, seen: Interface) -> None:
+    """Raise Unsupported for an interface that is another one than ours should be."""
+    if seen.ours is False:
+        raise Unsupported(f"{key} ({seen.id}) is in use by {seen.instance_id or 'somebody else'}; left as it is")
+    if want.subnet != seen.subnet:
+        raise Unsupported(
+            f"{key} ({seen.id}) is in the subnet {seen.subnet}, wanted is {want.subnet}",
+            hint="an earlier init of this node made it: run cocoon-net teardown first, or delete it by hand",
+        )
 
 
 def is_member(each: Eni, spec: Spec) -> bool:
@@ -184,6 +195,7 @@ def _state(key: str, each: Eni, networks: Mapping[str, IPv4Network], cx: Context
         mac=each.mac,
         primary_address=each.primary,
         instance_id=each.instance_id,
+        owner=each.instance_id if elsewhere else owner(each.tags),
         ours=False if elsewhere else each.ours(cx.spec.node_name),
     )
 

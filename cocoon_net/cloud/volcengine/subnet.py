@@ -9,7 +9,7 @@ from typing import Any
 from cocoon_net.cloud.volcengine.client import Client
 from cocoon_net.cloud.volcengine.eni import instance_of
 from cocoon_net.cloud.volcengine.tags import marks, ours, owner, tags_of
-from cocoon_net.engine.model import Busy, Change, Context, Origin, Seen, Verb
+from cocoon_net.engine.model import Busy, Call, Change, Context, Later, Origin, Seen, Verb, Via
 from cocoon_net.errors import CloudError, CloudGone, CloudQuota, CloudTransient, InvariantError, Unsupported
 from cocoon_net.records import Subnet
 
@@ -31,13 +31,20 @@ class Subnets:
                 return {KEY: _record(thing, cx)}
         return {}
 
-    def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
-        """Create or delete the subnet. An update is Unsupported: a subnet cannot move to another zone."""
+    def calls(self, change: Change, cx: Context) -> tuple[Call, ...]:
+        """Create or delete. An update is Unsupported: a subnet cannot move to another zone."""
         match change.verb, change.want, change.seen:
             case Verb.CREATE, Subnet() as want, _:
-                return self._create(want, token, cx)
+                params = {
+                    "VpcId": instance_of(cx).vpc_id,
+                    "CidrBlock": str(want.cidr),
+                    "ZoneId": want.zone,
+                    "SubnetName": f"{cx.spec.node_name}-vms",
+                    "Tags": marks(cx.spec.node_name, KEY, cx.lineage),
+                }
+                return (Call(Via.CLOUD, "CreateSubnet", params),)
             case Verb.DELETE, _, Subnet() as seen:
-                return self._delete(seen, cx)
+                return (Call(Via.CLOUD, "DeleteSubnet", {"SubnetId": seen.id}),)
             case Verb.UPDATE, Subnet() as want, Subnet() as seen:
                 raise Unsupported(
                     f"the subnet {seen.cidr} ({seen.id}) is in zone {seen.zone}, this instance is in {want.zone}",
@@ -45,21 +52,20 @@ class Subnets:
                 )
         raise InvariantError(f"the inventory of subnets cannot {change.verb} {change.want or change.seen!r}")
 
-    def _create(self, want: Subnet, token: str, cx: Context) -> Mapping[str, str]:
+    def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
+        """Create or delete the subnet."""
+        (call,) = self.calls(change, cx)
+        match change.want, change.seen:
+            case Subnet() as want, _:
+                return self._create(call, want, token, cx)
+            case _, Subnet() as seen:
+                return self._delete(call, seen, cx)
+        raise InvariantError(f"the inventory of subnets cannot {change.verb} {change.want or change.seen!r}")
+
+    def _create(self, call: Call, want: Subnet, token: str, cx: Context) -> Mapping[str, str]:
         """CreateSubnet; the VPC is Pending meanwhile and refuses other children in passing."""
-        vpc = instance_of(cx).vpc_id
         try:
-            result = self._client.call(
-                "CreateSubnet",
-                {
-                    "VpcId": vpc,
-                    "CidrBlock": str(want.cidr),
-                    "ZoneId": want.zone,
-                    "SubnetName": f"{cx.spec.node_name}-vms",
-                    "Tags": marks(cx.spec.node_name, KEY, cx.lineage),
-                },
-                token=token,
-            )
+            result = self._client.perform(call, token=token)
         except (CloudTransient, CloudQuota):
             raise
         except CloudError as error:
@@ -80,7 +86,7 @@ class Subnets:
                     request_id=error.request_id,
                 )
 
-    def _delete(self, seen: Subnet, cx: Context) -> Mapping[str, str]:
+    def _delete(self, call: Call, seen: Subnet, cx: Context) -> Mapping[str, str]:
         """DeleteSubnet of what is ours, read anew; gone is success."""
         try:
             thing = self._client.call("DescribeSubnetAttributes", {"SubnetId": seen.id})
@@ -105,7 +111,7 @@ class Subnets:
                         f"{f'it belongs to {owner(tags)!r}' if owner(tags) else 'it carries no mark'}",
                         hint="delete it by hand if nobody needs it",
                     )
-            result = self._client.call("DeleteSubnet", {"SubnetId": seen.id})
+            result = self._client.perform(call)
         except CloudGone:
             return {"id": seen.id}
         return {"id": seen.id, "request_id": str(result.get("RequestId", ""))}
@@ -114,6 +120,12 @@ class Subnets:
         vpc = instance_of(cx).vpc_id
         things = self._client.pages("DescribeSubnets", {"VpcId": vpc}, "Subnets")
         return [thing for thing in things if thing.get("VpcId", vpc) == vpc]
+
+
+def id_of(cx: Context) -> str:
+    """Return the id of the node's subnet, a Later where it is not made yet."""
+    row = cx.records("subnet").get(KEY)
+    return row.id if isinstance(row, Subnet) and row.id else Later("(of subnet)")
 
 
 def cidrs(client: Client, ids: set[str]) -> dict[str, IPv4Network]:
@@ -128,6 +140,7 @@ def _record(thing: Mapping[str, Any], cx: Context) -> Subnet:
         zone=str(thing.get("ZoneId", "")),
         id=str(thing.get("SubnetId", "")),
         available=int(thing.get("AvailableIpAddressCount") or 0),
+        owner=owner(tags_of(thing)),
         ours=ours(tags_of(thing), cx.spec.node_name),
     )
 

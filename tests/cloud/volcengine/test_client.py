@@ -15,7 +15,16 @@ from contextlib import redirect_stderr
 import pytest
 from loguru import logger
 
-from cocoon_net.errors import CloudError, CloudGone, CloudQuota, CloudTransient, CocoonError, Refused
+from cocoon_net.engine.model import Call, Later, Via
+from cocoon_net.errors import (
+    CloudError,
+    CloudGone,
+    CloudQuota,
+    CloudTransient,
+    CocoonError,
+    InvariantError,
+    Refused,
+)
 
 OK = {"ResponseMetadata": {"RequestId": "req-0"}, "Result": {"Vpcs": [], "RequestId": "req-0"}}
 
@@ -330,3 +339,12 @@ def test_importing_the_cloud_is_cheap_and_leaves_the_sdk_alone():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ})
     assert out.stdout.strip() == "[]"
+
+
+def test_a_call_with_a_part_that_is_not_known_yet_is_never_sent(script, client_at):
+    script.say({"Result": {}})
+    call = Call(Via.CLOUD, "AttachNetworkInterface", {"NetworkInterfaceId": Later("(of eni-1)"), "InstanceId": "i-1"})
+    with pytest.raises(InvariantError, match=r"NetworkInterfaceId \(of eni-1\)"):
+        client_at(script.url).perform(call)
+    assert script.requests == []
+    assert str(call) == "AttachNetworkInterface NetworkInterfaceId=(of eni-1) InstanceId=i-1"
