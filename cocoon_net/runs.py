@@ -29,6 +29,7 @@ from cocoon_net.site import Site
 from cocoon_net.spec import Spec
 from cocoon_net.steps import STEPS
 from cocoon_net.steps.cloud import size
+from cocoon_net.stop import Stop
 from cocoon_net.store import open_database, open_memory
 from cocoon_net.world import World
 
@@ -95,9 +96,13 @@ def require_root(what: str) -> None:
 
 
 def carry(desk: Desk, run: Run) -> Run:
-    """Carry a run to its end, against the real world."""
-    world = desk.world(run.spec)
-    return Runner(desk.journal, STEPS, world.inventories, clock=desk.clock, bus=desk.bus, meter=world.calls).carry(run)
+    """Carry a run to its end, against the real world; a signal parks it."""
+    world, stop = desk.world(run.spec), Stop()
+    runner = Runner(
+        desk.journal, STEPS, world.inventories, clock=desk.clock, bus=desk.bus, meter=world.calls, stop=stop
+    )
+    with stop.on_signals():
+        return runner.carry(run)
 
 
 def begin(desk: Desk, workflow: str, spec: Spec) -> Run:

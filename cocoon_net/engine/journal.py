@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -181,7 +181,10 @@ class Journal:
             self._db.execute(
                 "UPDATE runs SET reason = ?, updated_at = ? WHERE id = ?", [json.dumps(reason), _text(now), run]
             )
-            self._db.execute("UPDATE visits SET error = ? WHERE run = ? AND step = ?", [json.dumps(reason), run, step])
+            self._db.execute(
+                "UPDATE visits SET error = ?, next_look_at = '' WHERE run = ? AND step = ?",
+                [json.dumps(reason), run, step],
+            )
             self._spent(run, step, seconds)
 
     # Steps
@@ -194,14 +197,22 @@ class Journal:
                 [run, step, _text(now)],
             )
 
-    def intend(self, run: Run, changes: Mapping[str, Change], now: datetime) -> dict[str, int]:
+    def intend(
+        self, run: Run, changes: Mapping[str, Change], now: datetime, *, permanent: bool = False
+    ) -> dict[str, int]:
         """Commit the intents of all changes (by token) at once, and what the ledger must know should we die in the act.
 
-        Returns token -> id of its operation.
+        An earlier operation of the same wish is ``repeated`` by the new one, which answers for both. Things that are
+        ``permanent`` are never entered as created. Returns token -> id of its operation.
         """
         ids: dict[str, int] = {}
         with self.transaction():
             for token, change in changes.items():
+                self._db.execute(
+                    "UPDATE operations SET outcome = 'repeated' WHERE lineage = ? AND step = ? AND key = ? "
+                    "AND token = ? AND settled = 0 AND outcome IN ('pending', 'unknown', 'done')",
+                    [run.lineage, change.step, change.key, token],
+                )
                 cursor = self._db.execute(
                     "INSERT INTO operations (run, lineage, step, key, verb, token, want, seen, intended_at) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -218,27 +229,31 @@ class Journal:
                     ],
                 )
                 ids[token] = int(cursor.lastrowid or 0)
-                self._foresee(change, now)
+                self._foresee(change, ids[token], now, permanent)
                 self._db.execute(
                     "UPDATE visits SET changes = changes + 1, waiting = '' WHERE run = ? AND step = ?",
                     [run.id, change.step],
                 )
         return ids
 
-    def _foresee(self, change: Change, now: datetime) -> None:
+    def _foresee(self, change: Change, operation: int, now: datetime, permanent: bool) -> None:
         """Enter a new thing as created before it is, and keep how a found thing was before our first change."""
+        row: list[str | int | None]
         match change.verb:
+            case Verb.CREATE if permanent:
+                row = [Origin.FOUND.value, _json(change.want), None, None]
             case Verb.CREATE:
-                row = [change.step, change.key, Origin.CREATED.value, _json(change.want), None, _text(now)]
+                row = [Origin.CREATED.value, _json(change.want), None, operation]
             case Verb.UPDATE:
-                row = [change.step, change.key, Origin.FOUND.value, _json(change.seen), _json(change.seen), _text(now)]
+                row = [Origin.FOUND.value, _json(change.seen), _json(change.seen), None]
             case Verb.DELETE:
                 return
         self._db.execute(
-            "INSERT INTO ledger (step, key, origin, record, before, updated_at) VALUES (?, ?, ?, ?, ?, ?) "
+            "INSERT INTO ledger (step, key, updated_at, origin, record, before, foreseen_by) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (step, key) DO UPDATE SET before = coalesce(before, excluded.before) "
             "WHERE ledger.origin = 'found'",
-            row,
+            [change.step, change.key, _text(now), *row],
         )
 
     def conclude(
@@ -247,10 +262,12 @@ class Journal:
         outcome: str,
         now: datetime,
         *,
-        error: WorldError | None = None,
+        error: BaseException | None = None,
         details: Mapping[str, str] | None = None,
     ) -> None:
         """Commit what became of an operation: ``done``, ``failed``, or ``unknown`` when nobody can say."""
+        told = dict(details or {}) if error is None else {"error": type(error).__name__}
+        world = error if isinstance(error, WorldError) else None
         with self.transaction():
             self._db.execute(
                 "UPDATE operations SET ended_at = ?, outcome = ?, code = ?, message = ?, request_id = ?, details = ? "
@@ -258,21 +275,32 @@ class Journal:
                 [
                     _text(now),
                     outcome,
-                    error.code if error else "",
-                    error.message if error else "",
-                    error.request_id if error else (details or {}).get("request_id", ""),
-                    json.dumps(dict(details or {})),
+                    world.code if world else "",
+                    "" if error is None else str(error),
+                    world.request_id if world else told.get("request_id", ""),
+                    json.dumps(told),
                     operation,
                 ],
             )
 
-    def looked(self, run: str, step: str, waiting: str, calls: Mapping[str, int]) -> None:
-        """Count a look at a step that is not at rest, what it waits for, and what the look cost."""
+    def looked(self, run: str, step: str, waiting: str, calls: Mapping[str, int], again: datetime) -> None:
+        """Count a look at a step that is not at rest, what it waits for, what it cost, and when the next one is due."""
         with self.transaction():
             self._db.execute(
-                "UPDATE visits SET looks = looks + 1, waiting = ? WHERE run = ? AND step = ?", [waiting, run, step]
+                "UPDATE visits SET looks = looks + 1, waiting = ?, next_look_at = ? WHERE run = ? AND step = ?",
+                [waiting, _text(again), run, step],
             )
             self._count(run, step, calls)
+
+    def doubt(self, run: Run, step: str, tokens: Collection[str]) -> None:
+        """Call the outcome of these wishes unknown: answered with success, and nothing to be seen of them."""
+        with self.transaction():
+            for token in tokens:
+                self._db.execute(
+                    "UPDATE operations SET outcome = 'unknown', message = 'answered with success and never seen' "
+                    "WHERE lineage = ? AND step = ? AND token = ? AND outcome = 'done' AND settled = 0",
+                    [run.lineage, step, token],
+                )
 
     def settle(
         self, run: str, step: str, rows: Sequence[Row], calls: Mapping[str, int], seconds: float, now: datetime
@@ -289,7 +317,8 @@ class Journal:
             "UPDATE operations SET outcome = 'resolved' WHERE step = ? AND outcome IN ('pending', 'unknown')", [step]
         )
         self._db.execute(
-            "UPDATE visits SET settled_at = ?, looks = looks + 1, waiting = '', error = '' WHERE run = ? AND step = ?",
+            "UPDATE visits SET settled_at = ?, looks = looks + 1, waiting = '', next_look_at = '', error = '' "
+            "WHERE run = ? AND step = ?",
             [_text(now), run, step],
         )
         self._spent(run, step, seconds)

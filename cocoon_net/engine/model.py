@@ -168,3 +168,5 @@ class Step:
     """Whether a teardown puts back what we changed on a thing that was there before us."""
     part_of: str = ""
     """The step whose thing of the same key takes this one along when it is deleted."""
+    permanent: bool = False
+    """Whether its things cannot be absent (a kernel setting): never entered as created, never to be deleted."""

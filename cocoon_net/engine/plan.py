@@ -55,7 +55,7 @@ def spared(step: Step, seen: Mapping[str, Record], ledger: Ledger) -> Wanted:
         parent = ledger.get((step.part_of, key))
         if parent is not None and removable(parent.record, parent):
             kept[key] = record  # it goes with its parent; a call of its own would be one too many
-        elif removable(record, row):
+        elif removable(record, row) and not step.permanent:
             continue
         elif row is not None and row.origin is Origin.FOUND and row.before is not None and step.restores:
             kept[key] = row.before

@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from cocoon_net.clock import Clock
 from cocoon_net.engine.forecast import Outlook, Planned
@@ -22,15 +23,19 @@ from cocoon_net.engine.machine import PLANNED, RunMachine
 from cocoon_net.engine.model import Busy, Change, Context, Inventory, Origin, Row, Seen, Step, Wanted
 from cocoon_net.engine.plan import Difference, diff, foreseen, kept, spared, token
 from cocoon_net.engine.workflow import Plan, Stage, Wish
-from cocoon_net.errors import CocoonError, InvariantError, NotSettled, WorldError
+from cocoon_net.errors import CocoonError, InvariantError, NotSettled, StoreError, WorldError
 from cocoon_net.events import Bus, ChangeApplied, StepEntered, StepSettled, StepWaiting
 from cocoon_net.records import Record
+from cocoon_net.stop import Stop
 
 SIDE_BY_SIDE = 8
 """Changes of one step applied at the same time: seven interfaces take as long as one."""
 
 FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.05, 5.0, 1.6
 """Seconds between two looks at a step that is not at rest; the jitter takes up to half of a pause away."""
+
+TICK = 0.1
+"""Seconds after which a waiting run has noticed that it was asked to stop."""
 
 PATIENCE = 10.0
 """Seconds that a change which was answered with success is given to become visible before it is asked for again."""
@@ -59,8 +64,12 @@ class Runner:
         bus: Bus,
         meter: Callable[[], Mapping[str, int]] = dict,
         rng: random.Random | None = None,
+        stop: Stop | None = None,
     ) -> None:
-        """``meter`` returns how many calls were made since it was last asked, by name."""
+        """``meter`` returns how many calls were made since it was last asked, by name.
+
+        Once ``stop`` was asked, nothing new is begun and the run is parked.
+        """
         self._journal = journal
         self._steps = steps
         self._inventories = inventories
@@ -68,6 +77,7 @@ class Runner:
         self._bus = bus
         self._meter = meter
         self._rng = rng or random.Random()
+        self._stop = stop or Stop()
 
     def carry(self, run: Run) -> Run:
         """Carry ``run`` to its end. Raises what stopped it, after noting it in the run's row."""
@@ -93,6 +103,10 @@ class Runner:
                 stopped = NotSettled(f"stopped in {stage.name!r} by a signal", hint=_go_on(run))
                 self._journal.park(run.id, stage.name, stopped, self._clock.monotonic() - began, self._clock.now())
                 raise stopped from None
+            except Exception as error:
+                bug = InvariantError(f"{stage.name!r} failed by a bug: {type(error).__name__}: {error}")
+                self._journal.park(run.id, stage.name, bug, self._clock.monotonic() - began, self._clock.now())
+                raise bug from error
             self._bus.publish([StepSettled(self._clock.now(), run.id, stage.name, changes, seconds)])
         return self._journal.run(run.id)
 
@@ -164,15 +178,18 @@ class Runner:
         deadline = self._clock.monotonic() + stage.deadline
         pause, made = FIRST_PAUSE, 0
         answered: dict[str, float] = {}  # token -> when its change was answered with success
+        why = ""
         while True:
-            progress, why = False, ""
+            self._heed(run, stage, why)
+            progress, unseen = False, set[str]()
             try:
                 cx = self._context(run)
                 look = self._look(stage, cx)
                 if look.difference.settled:
                     return look, made
-                due, why = self._due(run, look.difference, answered)
+                due, unseen, why = self._due(run, look.difference, answered)
                 if due:
+                    self._heed(run, stage, "")
                     done, passing = self._apply(run, cx, due)
                     answered.update(dict.fromkeys(done, self._clock.monotonic()))
                     made += len(done)
@@ -181,32 +198,54 @@ class Runner:
                 if not error.retryable:
                     raise
                 why = error.message
-            self._journal.looked(run.id, stage.name, why, self._meter())
+            rest = 0.0 if progress else min(pause, LONGEST_PAUSE) * self._rng.uniform(0.5, 1.0)
+            again = self._clock.now() + timedelta(seconds=rest)
+            self._journal.looked(run.id, stage.name, why, self._meter(), again)
             if self._clock.monotonic() >= deadline:
+                self._journal.doubt(run, stage.name, unseen)
                 what = f"{stage.name!r} did not come to rest within {stage.deadline:g} s"
-                raise NotSettled(f"{what}; still waiting for {why or 'it to stop changing'}", hint=_go_on(run))
+                raise NotSettled(
+                    f"{what}; still waiting for {why or 'it to stop changing'}",
+                    hint=_go_on(run) + ("; `cocoon-net workflow pending` tells what was never seen" if unseen else ""),
+                )
             if progress:
                 pause = FIRST_PAUSE
                 continue
             self._bus.publish([StepWaiting(self._clock.now(), run.id, stage.name, why)])
-            self._clock.sleep(min(pause, LONGEST_PAUSE) * self._rng.uniform(0.5, 1.0))
+            self._pause(rest)
             pause *= GROWTH
 
-    def _due(self, run: Run, found: Difference, answered: Mapping[str, float]) -> tuple[dict[str, Change], str]:
-        """Return the changes to make now, by token, and what is only to be waited for.
+    def _pause(self, seconds: float) -> None:
+        """Wait, in small pieces: a run that waits stops at once."""
+        until = self._clock.monotonic() + seconds
+        while (left := until - self._clock.monotonic()) > 0 and not self._stop.asked:
+            self._clock.sleep(min(TICK, left))
+
+    def _heed(self, run: Run, stage: Stage, why: str) -> None:
+        """Raise NotSettled if we were asked to stop: nothing is under way at this point."""
+        if self._stop.asked:
+            waited = f", which waits for {why}" if why else ""
+            raise NotSettled(f"stopped by {self._stop.asked} in {stage.name!r}{waited}", hint=_go_on(run))
+
+    def _due(
+        self, run: Run, found: Difference, answered: Mapping[str, float]
+    ) -> tuple[dict[str, Change], set[str], str]:
+        """Return the changes to make now, by token, those answered but not to be seen, and what is waited for.
 
         A change that was answered with success and is not to be seen yet is not asked for again at once: the cloud's
         listings lag behind its answers.
         """
         due: dict[str, Change] = {}
+        unseen: set[str] = set()
         waiting = list(found.waiting)
         for change in found.changes:
             wish = token(run.lineage, change, self._journal.incarnation(run.lineage, change.step, change.key))
-            if self._clock.monotonic() - answered.get(wish, -PATIENCE) < PATIENCE:
+            if wish in answered:
+                unseen.add(wish)
                 waiting.append(f"{change.key} to show its {change.verb}")
-            else:
+            if self._clock.monotonic() - answered.get(wish, -PATIENCE) >= PATIENCE:
                 due[wish] = change
-        return due, ", ".join(waiting)
+        return due, unseen, ", ".join(waiting)
 
     def _look(self, stage: Stage, cx: Context) -> Look:
         step = self._steps[stage.name]
@@ -226,41 +265,54 @@ class Runner:
     def _apply(self, run: Run, cx: Context, changes: Mapping[str, Change]) -> tuple[list[str], str]:
         """Make the changes (by token) side by side. Returns the tokens of those made, and the passing error of one.
 
-        Raises the first lasting error, after every other change has ended.
+        Raises the first lasting error, whatever it is, after every other change has ended and its outcome is written.
         """
-        operations = self._journal.intend(run, changes, self._clock.now())
         stage = next(iter(changes.values())).step
-        inventory = self._inventories[stage]
+        inventory, permanent = self._inventories[stage], self._steps[stage].permanent
+        operations = self._journal.intend(run, changes, self._clock.now(), permanent=permanent)
         made: list[str] = []
-        passing, lasting = "", None
+        passing: list[str] = []
+        lasting: list[BaseException] = []
+        left: dict[Future[Mapping[str, str]], str] = {}
 
-        def act(change: Change, wish: str) -> Mapping[str, str]:
-            self._journal.guard()
-            return inventory.apply(change, wish, cx)
+        def reap(call: Future[Mapping[str, str]]) -> None:
+            wish = left.pop(call)
+            change, error, now = changes[wish], call.exception(), self._clock.now()
+            outcome = verdict(error)
+            if isinstance(error, WorldError):
+                error.key = error.key or change.key
+            if isinstance(error, WorldError) and error.retryable:
+                passing.append(error.message)
+            elif error is not None and not isinstance(error, _NotBegun):
+                lasting.append(error)
+            try:
+                details = call.result() if error is None else {}
+                self._journal.conclude(operations[wish], outcome, now, error=error, details=details)
+            except StoreError as full:
+                lasting.append(full)  # its outcome stays pending; those of the others may still find room
+            if error is None:
+                made.append(wish)
+                self._bus.publish([ChangeApplied(now, run.id, change.step, change.key, change.verb.value)])
 
-        with ThreadPoolExecutor(min(SIDE_BY_SIDE, len(changes)), thread_name_prefix="apply") as pool:
-            calls: dict[Future[Mapping[str, str]], str] = {
-                pool.submit(act, change, wish): wish for wish, change in changes.items()
-            }
-            for call in as_completed(calls):
-                wish = calls[call]
-                change, operation, now = changes[wish], operations[wish], self._clock.now()
-                try:
-                    details = call.result()
-                except WorldError as error:
-                    error.key = error.key or change.key
-                    self._journal.conclude(operation, "unknown" if error.retryable else "failed", now, error=error)
-                    if error.retryable:
-                        passing = passing or error.message
-                    else:
-                        lasting = lasting or error
-                else:
-                    self._journal.conclude(operation, "done", now, details=details)
-                    made.append(wish)
-                    self._bus.publish([ChangeApplied(now, run.id, change.step, change.key, change.verb.value)])
-        if lasting is not None:
-            raise lasting
-        return made, passing
+        try:
+            with ThreadPoolExecutor(min(SIDE_BY_SIDE, len(changes)), thread_name_prefix="apply") as pool:
+                left |= {pool.submit(self._act, inventory, change, wish, cx): wish for wish, change in changes.items()}
+                for call in as_completed(list(left)):
+                    reap(call)
+        except KeyboardInterrupt:
+            for call in list(left):  # the pool has waited for them: their outcomes are known
+                reap(call)
+            raise
+        if lasting:
+            raise lasting[0]
+        return made, passing[0] if passing else ""
+
+    def _act(self, inventory: Inventory, change: Change, wish: str, cx: Context) -> Mapping[str, str]:
+        """Make one change, unless we were asked to stop while it stood in line."""
+        if self._stop.asked:
+            raise _NotBegun(f"not begun: {self._stop.asked} came first")
+        self._journal.guard()
+        return inventory.apply(change, wish, cx)
 
     def _rows(self, run: Run, look: Look) -> list[Row]:
         """Return what the ledger is to say of a stage at rest."""
@@ -286,6 +338,28 @@ class Runner:
 
 def _at_rest(seen: Seen) -> dict[str, Record]:
     return {key: record for key, record in seen.items() if not isinstance(record, Busy)}
+
+
+class _NotBegun(CocoonError):
+    """A change that stood in line when we were asked to stop."""
+
+
+def verdict(error: BaseException | None) -> str:
+    """Return what is known of a change that ended so: ``done``, ``failed``, or ``unknown`` when nobody can say. Pure.
+
+    Raises what is no Exception at all: then we have ended, and have nothing to write.
+    """
+    match error:
+        case None:
+            return "done"
+        case InvariantError():
+            return "unknown"  # a bug can strike before the act and after it
+        case CocoonError():
+            return "unknown" if error.retryable else "failed"
+        case Exception():
+            return "unknown"
+        case _:
+            raise error
 
 
 def describe(change: Change) -> str:

@@ -19,7 +19,7 @@ STEPS: dict[str, Step] = {
         Step("addresses", cloud.addresses, part_of="enis", restores=False),
         Step("links", node.links, part_of="attach"),
         Step("bridge", node.bridge),
-        Step("sysctl", node.sysctl),
+        Step("sysctl", node.sysctl, permanent=True),
         Step("routes", node.routes, prune=True),
         Step("firewall", node.firewall),
         Step("cni", node.cni),

@@ -17,6 +17,7 @@ from cocoon_net.engine.workflow import Plan, parse
 from cocoon_net.events import Bus, Event
 from cocoon_net.records import Record, Sysctl
 from cocoon_net.spec import Spec
+from cocoon_net.stop import Stop
 from cocoon_net.store import open_database
 
 SPEC = Spec("volcengine", "node", IPv4Network("172.20.100.0/24"), IPv4Address("172.20.100.1"))
@@ -79,6 +80,8 @@ class Bench:
     clock: ManualClock = field(default_factory=ManualClock)
     events: list[Event] = field(default_factory=list)
     prune: bool = False
+    permanent: bool = False
+    stop: Stop = field(default_factory=Stop)
 
     def plan(self, want: str = "spec", name: str = "init") -> Plan:
         steps = [{"name": "tools", "deadline": "60s"}, {"name": "lamps", "deadline": "60s"}]
@@ -93,7 +96,10 @@ class Bench:
         def lamps(cx: Context, seen: Mapping[str, Record]) -> Mapping[str, Record]:
             return {"lamp": Sysctl("lamp", str(len(cx.records("tools"))))}
 
-        return {"tools": Step("tools", tools, prune=self.prune), "lamps": Step("lamps", lamps)}
+        return {
+            "tools": Step("tools", tools, prune=self.prune, permanent=self.permanent),
+            "lamps": Step("lamps", lamps),
+        }
 
     def journal(self) -> Journal:
         return Journal(open_database(self.path))
@@ -102,7 +108,7 @@ class Bench:
         bus = Bus()
         bus.subscribe(Event, self.events.append)
         inventories = {"tools": self.tools, "lamps": self.lamps}
-        return Runner(journal or self.journal(), self.steps(), inventories, clock=self.clock, bus=bus)
+        return Runner(journal or self.journal(), self.steps(), inventories, clock=self.clock, bus=bus, stop=self.stop)
 
     def start(self, want: str = "spec", name: str = "init") -> Run:
         return self.journal().start(self.plan(want, name), SPEC, None, version="0", by="a test", now=self.clock.now())

@@ -1,0 +1,126 @@
+"""A node of a lab of its own, on which commands are typed, and stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cocoon_net.lab.cloud import Admin
+
+SPEC = ("--platform", "volcengine", "--node-name", "cocoon-pool", "--subnet", "172.20.100.0/24", "--pool-size", "40")
+
+
+@dataclass
+class Node:
+    """node1 of one lab, with its cloud."""
+
+    name: str
+    directory: Path
+    stuck: bool = False
+    """Whether an interface will never come to rest: nothing can be torn down any more, the lab goes as a whole."""
+
+    def line(self, *words: str) -> list[str]:
+        product = [sys.executable, "-m", "cocoon_net"]
+        return [*product, "lab", "exec", "--name", self.name, "node1", "--", *product, *words]
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "COCOON_NET_LAB_DIR": str(self.directory)}
+
+    def __call__(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Type a command and wait for its end."""
+        done = subprocess.run(self.line(*words), capture_output=True, text=True, timeout=90, env=self.environment())
+        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Type a command and look at it while it runs."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(self.line(*words), stdout=pipe, stderr=pipe, text=True, env=self.environment())
+
+    def asked(self, *words: str) -> Any:
+        """Type a command that answers in JSON."""
+        return json.loads(self(*words, "--json").stdout)
+
+    @property
+    def admin(self) -> Admin:
+        return Admin(self.directory / self.name / "cloud" / "admin.sock")
+
+    @property
+    def database(self) -> Path:
+        return self.directory / self.name / "node1" / "state" / "cocoon-net.db"
+
+    def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Read the database as another process would."""
+        if not self.database.exists():
+            return []
+        with closing(sqlite3.connect(self.database, timeout=10)) as connection:
+            try:
+                return connection.execute(sql, values).fetchall()
+            except sqlite3.OperationalError:
+                return []  # it is being made
+
+    def fault(self, **settings: str) -> None:
+        self.admin.set_faults({name.replace("_", "-"): value for name, value in settings.items()})
+
+    def ours(self) -> list[str]:
+        """Return the interfaces that carry our mark, by id."""
+        rows = self.admin.state()["interfaces"]
+        return [row["id"] for row in rows if dict(row["tags"]).get("cocoon-net:node") == "cocoon-pool"]
+
+
+def eventually(act: Callable[[], Any], seconds: float = 20.0) -> Any:
+    until = time.monotonic() + seconds
+    while not (value := act()):
+        assert time.monotonic() < until, f"still {value!r} after {seconds} s"
+        time.sleep(0.02)
+    return value
+
+
+@pytest.fixture(scope="session", name="eventually")
+def _eventually() -> Callable[..., Any]:
+    return eventually
+
+
+@pytest.fixture(scope="session")
+def spec() -> tuple[str, ...]:
+    return SPEC
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Node]:
+    node = Node(f"w{os.getpid() % 100000}", tmp_path_factory.mktemp("lab"))
+    command = [sys.executable, "-m", "cocoon_net", "lab"]
+    up = subprocess.run(
+        [*command, "up", "--name", node.name, "--nodes", "1"], env=node.environment(), capture_output=True, text=True
+    )
+    assert up.returncode == 0, up.stderr
+    try:
+        yield node
+    finally:
+        subprocess.run([*command, "down", "--name", node.name], env=node.environment(), check=True)
+
+
+@pytest.fixture
+def node(lab: Node) -> Iterator[Node]:
+    """The node; afterwards it is without faults, torn down, and its database forgotten."""
+    yield lab
+    lab.admin.set_faults(dict.fromkeys(lab.admin.faults(), ""))
+    if lab.stuck:
+        return
+    if lab.query("SELECT 1 FROM meta WHERE name = 'lineage'"):
+        lab("teardown")
+    for path in lab.database.parent.glob("*"):
+        path.unlink()
+    assert lab.ours() == []

@@ -1,0 +1,69 @@
+"""The real process is asked to stop: in a call, in a wait, twice; then it goes on."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+
+def test_while_a_call_hangs_it_ends_the_call_writes_its_outcome_and_begins_nothing_new(
+    node: Any, spec: tuple[str, ...], eventually: Any
+) -> None:
+    node.fault(api_latency="0.8")
+    process = node.start("init", *spec)
+    eventually(lambda: node.query("SELECT 1 FROM operations WHERE step = 'enis' AND outcome = 'pending'"), 60)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 75, said
+    assert "stopped by SIGTERM in 'enis'" in said
+    assert "cocoon-net run init --resume" in said
+    assert set(node.query("SELECT step, outcome FROM operations")) == {("subnet", "done"), ("enis", "done")}
+    shown = node.asked("workflow", "show")
+    assert shown["state"] == "enis"
+    assert shown["error"]["message"].startswith("stopped by SIGTERM")
+    node.fault(api_latency="")
+    made = node.ours()
+    assert len(made) == 2
+    node("run", "init", "--resume")
+    assert node.ours() == made, "nothing was asked for twice"
+
+
+def test_a_second_signal_ends_it_in_the_call_and_the_journal_says_so(
+    node: Any, spec: tuple[str, ...], eventually: Any
+) -> None:
+    node.fault(api_latency="1.2")
+    process = node.start("init", *spec)
+    eventually(lambda: node.query("SELECT 1 FROM operations WHERE step = 'subnet' AND outcome = 'pending'"), 60)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert process.poll() is None, "it waits for the call"
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert time.monotonic() - began < 2
+    assert process.returncode == 75
+    assert "stopped at once" in said
+    assert node.query("SELECT step, outcome FROM operations") == [("subnet", "pending")]
+    node.fault(api_latency="")
+    node("run", "init", "--resume")
+    assert node.query("SELECT count(*) FROM operations WHERE outcome = 'pending'") == [(0,)]
+
+
+def test_while_it_waits_it_stops_at_once_and_says_for_what(node: Any, spec: tuple[str, ...], eventually: Any) -> None:
+    node.fault(attach_stuck="1")
+    node.stuck = True
+    process = node.start("init", *spec)
+    eventually(lambda: node.query("SELECT 1 FROM visits WHERE step = 'attach' AND looks > 3"), 60)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert time.monotonic() - began < 3
+    assert process.returncode == 75, said
+    assert "stopped by SIGINT in 'attach', which waits for eni-" in said
+    assert "to attach" in said
+    assert node.query("SELECT 1 FROM operations WHERE outcome = 'pending'") == []

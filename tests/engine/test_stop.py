@@ -1,0 +1,181 @@
+"""Stories of a run that is stopped, or that stumbles in the middle of its changes: what is known is written down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cocoon_net.engine import runner
+from cocoon_net.engine.journal import Journal
+from cocoon_net.engine.model import Change, Origin
+from cocoon_net.errors import InvariantError, NotSettled, Refused, StoreError
+from cocoon_net.events import ChangeApplied
+from cocoon_net.records import Sysctl
+
+
+def outcomes(bench: Any, run: Any) -> dict[str, str]:
+    return {row["key"]: row["outcome"] for row in bench.journal().operations(run.id)}
+
+
+def fail(key: str, error: BaseException) -> Any:
+    def apply(change: Change) -> None:
+        if change.key == key:
+            raise error
+
+    return apply
+
+
+def test_a_refusal_in_the_middle_leaves_no_outcome_open(bench: Any) -> None:
+    bench.tools.before_apply = fail("tool-2", Refused("denied", hint="give the role a policy"))
+    run = bench.start()
+    with pytest.raises(Refused):
+        bench.carry(run)
+    assert outcomes(bench, run) == {"tool-1": "done", "tool-2": "failed", "tool-3": "done"}
+    assert bench.journal().run(run.id).reason["error"] == "Refused"
+
+
+def test_a_bug_in_the_middle_parks_the_run_and_nobody_can_say_what_became_of_it(bench: Any) -> None:
+    bench.tools.after_apply = fail("tool-2", KeyError("NetworkInterfaceId"))
+    run = bench.start()
+    with pytest.raises(InvariantError, match=r"'tools' failed by a bug: KeyError: 'NetworkInterfaceId'"):
+        bench.carry(run)
+    assert outcomes(bench, run) == {"tool-1": "done", "tool-2": "unknown", "tool-3": "done"}
+    assert bench.journal().run(run.id).reason["exit_code"] == 70
+    bench.tools.after_apply = lambda change: None
+    assert bench.carry(run).state == "done"
+
+
+def test_an_interrupt_in_the_middle_waits_for_what_is_under_way_and_writes_it_down(bench: Any) -> None:
+    run, journal = bench.start(), bench.journal()
+    carrier = bench.runner(journal)
+
+    interrupts = iter([KeyboardInterrupt()])
+
+    def interrupt(event: ChangeApplied) -> None:
+        if error := next(interrupts, None):
+            raise error
+
+    carrier._bus.subscribe(ChangeApplied, interrupt)
+    with pytest.raises(NotSettled, match="by a signal"):
+        carrier.carry(run)
+    assert outcomes(bench, run) == {"tool-1": "done", "tool-2": "done", "tool-3": "done"}
+
+
+def test_an_outcome_that_finds_no_room_costs_only_itself(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Journal.conclude
+    full = iter([StoreError("disk full")])
+
+    def conclude(self: Journal, *args: Any, **kwargs: Any) -> None:
+        if error := next(full, None):
+            raise error
+        original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Journal, "conclude", conclude)
+    run = bench.start()
+    with pytest.raises(StoreError):
+        bench.carry(run)
+    assert sorted(outcomes(bench, run).values()) == ["done", "done", "pending"]
+    assert bench.carry(run).state == "done"
+
+
+def test_asked_to_stop_it_finishes_the_call_begins_nothing_new_and_parks(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "SIDE_BY_SIDE", 1)
+
+    def ask(change: Change) -> None:
+        bench.stop.asked = "SIGTERM"
+
+    bench.tools.before_apply = ask
+    run = bench.start()
+    with pytest.raises(NotSettled, match="stopped by SIGTERM in 'tools'") as raised:
+        bench.carry(run)
+    assert "run init --resume" in raised.value.hint
+    assert raised.value.exit_code == 75
+    assert [key for _, key, _ in bench.tools.applied] == ["tool-1"]
+    assert outcomes(bench, run) == {"tool-1": "done", "tool-2": "failed", "tool-3": "failed"}
+    messages = {row["key"]: row["message"] for row in bench.journal().operations(run.id)}
+    assert messages["tool-3"] == "not begun: SIGTERM came first"
+    assert bench.journal().run(run.id).reason["message"].startswith("stopped by SIGTERM")
+    bench.stop.asked, bench.tools.before_apply = "", lambda change: None
+    assert bench.carry(run).state == "done"
+
+
+def test_a_run_that_waits_stops_at_once_and_says_what_it_waited_for(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.tools.busy = {"tool-1": 10**6}
+    original = bench.clock.sleep
+
+    def sleep(seconds: float) -> None:
+        original(seconds)
+        if bench.clock.monotonic() > 20:
+            bench.stop.asked = "SIGINT"
+
+    monkeypatch.setattr(bench.clock, "sleep", sleep)
+    run = bench.start()
+    with pytest.raises(NotSettled, match="stopped by SIGINT in 'tools', which waits for tool-1 to rest"):
+        bench.carry(run)
+    assert bench.clock.monotonic() < 20.5, "not at the end of a pause of up to five seconds"
+
+
+def test_asked_during_a_look_it_changes_nothing(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = bench.tools.observe
+
+    def observe(cx: Any) -> Any:
+        bench.stop.asked = "SIGTERM"
+        return original(cx)
+
+    monkeypatch.setattr(bench.tools, "observe", observe)
+    run = bench.start()
+    with pytest.raises(NotSettled):
+        bench.carry(run)
+    assert bench.tools.applied == []
+    assert outcomes(bench, run) == {}
+
+
+def test_the_next_look_is_written_down_before_the_wait(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.tools.busy = {"tool-1": 3}
+    told: list[tuple[str, str]] = []
+    original = bench.clock.sleep
+
+    def sleep(seconds: float) -> None:
+        visit = next(iter(bench.journal().visits(run.id).values()))
+        told.append((visit["waiting"], visit["next_look_at"]))
+        original(seconds)
+
+    monkeypatch.setattr(bench.clock, "sleep", sleep)
+    run = bench.start()
+    bench.carry(run)
+    assert told[0][0] == "tool-1 to rest"
+    assert told[0][1] > "2026-01-01T00:00:00"
+    assert bench.journal().visits(run.id)["tools"]["next_look_at"] == "", "it waits no more"
+
+
+def test_what_was_answered_and_never_seen_is_in_doubt(bench: Any) -> None:
+    bench.tools.lag = 10**6
+    run = bench.start()
+    with pytest.raises(NotSettled, match="to show its create") as raised:
+        bench.carry(run)
+    assert "workflow pending" in raised.value.hint
+    rows = bench.journal().operations(run.id)
+    assert {(row["outcome"], row["message"]) for row in rows if row["outcome"] != "repeated"} == {
+        ("unknown", "answered with success and never seen")
+    }
+    assert len([row for row in rows if row["outcome"] == "unknown"]) == 3
+
+
+def test_a_thing_that_cannot_be_absent_is_never_entered_as_made_by_us(bench: Any) -> None:
+    """A kernel setting that showed up late: it is not ours to delete, and a teardown does not wait for it to go."""
+    bench.permanent = True
+    bench.tools.after_apply = fail("tool-2", Refused("denied"))
+    with pytest.raises(Refused):
+        bench.init()
+    assert {row.origin for row in bench.journal().ledger().values()} == {Origin.FOUND}
+    unfinished = bench.journal().unfinished()
+    bench.journal().moved(unfinished.id, "abandoned", bench.clock.now())
+    bench.teardown()
+    assert sorted(bench.tools.things) == ["tool-1", "tool-2", "tool-3"]
+    assert bench.clock.monotonic() < 1
+    assert bench.tools.things["tool-1"] == Sysctl("tool-1", "1")
