@@ -30,6 +30,7 @@ class Site:
     """Of the workflow files; None takes the shipped ones."""
     lease_file_override: Path | None = None
     control_socket_override: Path | None = None
+    dhcp_settings_override: Path | None = None
 
     @property
     def database(self) -> Path:
@@ -55,6 +56,11 @@ class Site:
     def lease_file(self) -> Path:
         """The projection that vk-cocoon reads."""
         return self.lease_file_override or self.state_dir / "leases.json"
+
+    @property
+    def dhcp_settings(self) -> Path:
+        """What the operator sets about DHCP; need not be there."""
+        return self.dhcp_settings_override or self.state_dir / "dhcp.toml"
 
     @property
     def conflist(self) -> Path:

@@ -29,6 +29,13 @@ from cocoon_net.dhcp.limits import Limits
     help="Where vk-cocoon gives leases back; default RUN/cocoon-net/control.sock, '' turns it off.",
 )
 @click.option(
+    "--dhcp-settings",
+    metavar="FILE",
+    envvar="COCOON_NET_DHCP_SETTINGS",
+    show_envvar=True,
+    help="Lease time, domain and options for the guests (TOML, read again on SIGHUP); default DIR/dhcp.toml.",
+)
+@click.option(
     "--addresses-per-port",
     metavar="N",
     type=click.IntRange(min=0),
@@ -56,6 +63,7 @@ def daemon(
     skip_iptables: bool,
     metrics_addr: str,
     control_socket: str | None,
+    dhcp_settings: str | None,
     addresses_per_port: int,
     messages_per_second: int,
     trusted_ports: tuple[str, ...],
@@ -64,7 +72,8 @@ def daemon(
     """Serve DHCP on cni0 from the pool that init or adopt made, and route each lease to its guest.
 
     A state directory that holds nothing but the Go cocoon-net's pool.json and leases.json is taken over as it is.
-    SIGTERM stops it within a second and loses no lease; SIGHUP makes it read the pool again.
+    SIGTERM stops it within a second and loses no lease; SIGHUP makes it read the pool, the
+    reservations and the settings of DHCP again.
     """
     from cocoon_net.runs import require_root
     from cocoon_net.supervisor import log
@@ -72,6 +81,6 @@ def daemon(
 
     log.configure()
     require_root("daemon")
-    site = site_from(**places, lease_file=lease_file, control_socket=control_socket)
+    site = site_from(**places, lease_file=lease_file, control_socket=control_socket, dhcp_settings=dhcp_settings)
     limits = Limits(addresses_per_port, messages_per_second, 4 * messages_per_second, trusted_ports)
     serve(site, DaemonOptions(skip_iptables, metrics_addr, control=control_socket != "", limits=limits))

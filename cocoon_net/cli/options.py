@@ -38,7 +38,8 @@ def site_options(command: F) -> F:
 def site_from(**flags: str | None) -> Site:
     """Return the site of the environment with the flags that were given laid over it.
 
-    Flags: ``state_dir``, ``run_dir``, ``cni_conf_dir``, ``metadata_url``, ``lease_file``, ``control_socket``.
+    Flags: ``state_dir``, ``run_dir``, ``cni_conf_dir``, ``metadata_url``, ``lease_file``, ``control_socket``,
+    ``dhcp_settings``.
     """
     site = Site.from_environment(os.environ)
     paths = {"state_dir", "run_dir", "cni_conf_dir"}
@@ -47,6 +48,8 @@ def site_from(**flags: str | None) -> Site:
         given["metadata_url"] = str(flags["metadata_url"]).rstrip("/")
     if flags.get("lease_file"):
         given["lease_file_override"] = Path(str(flags["lease_file"]))
+    if flags.get("dhcp_settings"):
+        given["dhcp_settings_override"] = Path(str(flags["dhcp_settings"]))
     if flags.get("control_socket"):
         given["control_socket_override"] = Path(str(flags["control_socket"]))
     return replace(site, **given)

@@ -10,14 +10,15 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from cocoon_net.dhcp.lease import Lease, State
+from cocoon_net.dhcp.lease import Client, Lease, State
 from cocoon_net.dhcp.pool import Pool
 
 
 class Allocator:
     """The table of leases and offers of one pool. Not thread-safe: the server's loop owns it.
 
-    A MAC is named by at most one lease and by at most one offer; the gateway never enters.
+    A client is a MAC and a client identifier (docs/decisions/0006-who-is-a-client.md); it is named by at most one
+    lease and by at most one offer. The gateway never enters.
     """
 
     def __init__(self, pool: Pool, leases: Iterable[Lease] = ()) -> None:
@@ -27,48 +28,95 @@ class Allocator:
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
         """How many addresses are in each state; of ``FREE`` see ``free``."""
         self._held: dict[bytes, int] = {}
+        """MAC and client identifier in one -> address."""
+        self._of_mac: dict[bytes, list[int]] = {}
+        """The latest last."""
+        self._of_port: dict[tuple[str, bytes], int] = {}
+        """Bridge port and client identifier -> address."""
         self._offered: dict[bytes, int] = {}
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(sorted(pool.members))
+        self._offered_mac: dict[bytes, int] = {}
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(sorted(pool.members - pool.owners.keys()))
         self._timers: list[tuple[int, int]] = []
         self._scheduled: dict[int, int] = {}
         for lease in sorted(leases, key=lambda lease: lease.since):
             self.put(lease)
 
-    def held(self, mac: bytes) -> Lease | None:
-        """Return the one lease that names ``mac``: bound, cooling, or its last one, still free."""
-        address = self._held.get(mac)
+    def held(self, client: Client) -> Lease | None:
+        """Return the one lease that names a client: bound, cooling, or its last one, still free.
+
+        Without an identifier, the latest of its MAC.
+        """
+        mac, name, port = client
+        address = self._held.get(mac + name)
+        if address is not None:
+            return self.leases[address]
+        if not name:
+            addresses = self._of_mac.get(mac)
+            return self.leases[addresses[-1]] if addresses else None
+        address = self._held.get(mac)  # it had no identifier when it got the lease
+        if address is None and port:
+            address = self._of_port.get((port, name))
         return None if address is None else self.leases[address]
 
-    def offered(self, mac: bytes) -> Lease | None:
-        """Return what is on offer to ``mac``."""
-        address = self._offered.get(mac)
-        return None if address is None else self.offers[address]
+    def of_mac(self, mac: bytes) -> list[Lease]:
+        """Return every lease that names ``mac``, the latest last."""
+        return [self.leases[address] for address in self._of_mac.get(mac, ())]
+
+    def offered(self, client: Client) -> Lease | None:
+        """Return what is on offer to a client; without an identifier, the latest offer to its MAC."""
+        mac, name, _ = client
+        address = self._offered.get(mac + name)
+        if address is None:
+            address = self._offered_mac.get(mac)
+            if address is None or not owns(self.offers[address], client):
+                return None
+        return self.offers[address]
 
     def at(self, address: int) -> Lease:
         """Return what is known of ``address``: its offer, its lease, or that it is free."""
         return self.offers.get(address) or self.leases.get(address) or Lease(address, State.FREE, 0)
 
-    def takes(self, address: int, mac: bytes) -> bool:
-        """Whether ``mac`` could have ``address`` now."""
-        if address not in self.pool.members:
+    def takes(self, address: int, client: Client) -> bool:
+        """Whether a client could have ``address`` now: nobody else has it, and no reservation says otherwise."""
+        pool = self.pool
+        if address not in pool.members:
             return False
+        if not pool.owners:
+            return self._spare(address, client)
+        if pool.owners.get(address, client.mac) != client.mac:
+            return False
+        kept = pool.kept.get(client.mac)
+        if kept is None or kept.address == address:
+            return self._spare(address, client, kept is not None)
+        # While its own address cannot be had, it is served like any other.
+        return not self._spare(kept.address, client, True) and self._spare(address, client)
+
+    def _spare(self, address: int, client: Client, kept: bool = False) -> bool:
         lease = self.at(address)
         match lease.state:
             case State.FREE:
                 return True
             case State.QUARANTINED:
                 return False
+            case State.COOLING if kept:  # the operator's word, against a rest that is only for safety
+                return True
             case _:
-                return lease.mac == mac
+                return owns(lease, client)
 
-    def choose(self, mac: bytes, wished: int) -> int | None:
-        """Choose the address to offer: the client's own, the one on offer to it, its wish, the longest unused."""
-        own = self._held.get(mac)
-        if own is not None and self.takes(own, mac):
-            return own
-        given = self._offered.get(mac)
+    def choose(self, client: Client, wished: int) -> int | None:
+        """Choose the address to offer: the one kept for the client, its own, the one on offer to it, its wish.
+
+        Else the one that has not been used for the longest time.
+        """
+        kept = self.pool.kept.get(client.mac)
+        if kept is not None and self.takes(kept.address, client):
+            return kept.address
+        own = self.held(client)
+        if own is not None and self.takes(own.address, client):
+            return own.address
+        given = self.offered(client)
         if given is not None:
-            return given
+            return given.address
         if wished in self._free:
             return wished
         return next(iter(self._free), None)
@@ -76,52 +124,75 @@ class Allocator:
     def put(self, lease: Lease) -> None:
         """Write a lease down; an offer of the same address, or to the same client once bound, has served its turn."""
         address, state = lease.address, lease.state
-        self._remove(address)
+        old = self.leases.get(address)
         if address in self.offers:
             self.withdraw(address)
         self.leases[address] = lease
-        if lease.mac:
-            self._held[lease.mac] = address
+        if old is None:
+            self._name(lease)
+        else:
+            if old.state is not State.FREE:
+                self.counts[old.state] -= 1
+            if old.mac != lease.mac or old.client_id != lease.client_id or old.port != lease.port:
+                self._unname(old)
+                self._name(lease)
         if state is State.FREE:
             self._queue(address)
         else:
             self.counts[state] += 1
             self._free.pop(address, None)
             self.remind(address, lease.ends)
-            if state is State.BOUND and lease.mac in self._offered:
-                self.withdraw(self._offered[lease.mac])
+            if state is State.BOUND:
+                given = self._offered.get(lease.mac + lease.client_id)
+                if given is not None:
+                    self.withdraw(given)
 
     def restore(self, address: int, lease: Lease | None) -> None:
         """Put back what was there before a change that could not be kept; None for a row that did not exist."""
         if lease is not None:
             self.put(lease)
             return
-        self._remove(address)
-        self.leases.pop(address, None)
+        old = self.leases.pop(address, None)
+        if old is not None:
+            self._unname(old)
+            if old.state is not State.FREE:
+                self.counts[old.state] -= 1
         if address not in self.offers:
             self._queue(address)
 
     def _queue(self, address: int) -> None:
-        if address in self.pool.members:
+        if address in self.pool.members and address not in self.pool.owners:
             self._free[address] = None
             self._free.move_to_end(address)
 
-    def _remove(self, address: int) -> None:
-        old = self.leases.get(address)
-        if old is None:
-            return
-        if self._held.get(old.mac) == address:
-            del self._held[old.mac]
-        if old.state is not State.FREE:
-            self.counts[old.state] -= 1
+    def _name(self, lease: Lease) -> None:
+        mac, client_id, address = lease.mac, lease.client_id, lease.address
+        if mac:
+            self._held[mac + client_id] = address
+            self._of_mac.setdefault(mac, []).append(address)
+            if client_id and lease.port:
+                self._of_port[lease.port, client_id] = address
+
+    def _unname(self, lease: Lease) -> None:
+        mac, client_id, address = lease.mac, lease.client_id, lease.address
+        if mac:
+            if self._held.get(mac + client_id) == address:
+                del self._held[mac + client_id]
+            addresses = self._of_mac[mac]
+            addresses.remove(address)
+            if not addresses:
+                del self._of_mac[mac]
+            if self._of_port.get((lease.port, client_id)) == address:
+                del self._of_port[lease.port, client_id]
 
     def offer(self, lease: Lease) -> None:
         """Hold an address for a client until ``lease.ends``; it holds at most one."""
-        before = self._offered.get(lease.mac)
+        key = lease.mac + lease.client_id
+        before = self._offered.get(key)
         if before is not None and before != lease.address:
             self.withdraw(before)
         self.offers[lease.address] = lease
-        self._offered[lease.mac] = lease.address
+        self._offered[key] = self._offered_mac[lease.mac] = lease.address
         self._free.pop(lease.address, None)
         self.remind(lease.address, lease.ends)
         self.counts[State.OFFERED] = len(self.offers)
@@ -134,7 +205,9 @@ class Allocator:
         offer = self.offers.pop(address, None)
         if offer is None:
             return
-        del self._offered[offer.mac]
+        del self._offered[offer.mac + offer.client_id]
+        if self._offered_mac.get(offer.mac) == address:
+            del self._offered_mac[offer.mac]
         self.counts[State.OFFERED] = len(self.offers)
         lease = self.leases.get(address)
         if lease is None or lease.state is State.FREE:
@@ -179,11 +252,20 @@ class Allocator:
 
         Their clients get a NAK when they renew, and a new address.
         """
-        gone, come = self.pool.members - pool.members, pool.members - self.pool.members
+        before, now = self.pool.members - self.pool.owners.keys(), pool.members - pool.owners.keys()
         self.pool = pool
-        for address in gone:
-            self.withdraw(address)
+        for address, offer in list(self.offers.items()):
+            if not self.takes(address, Client(offer.mac, offer.client_id, offer.port)):
+                self.withdraw(address)
+        for address in before - now:
             self._free.pop(address, None)
-        for address in sorted(come):
+        for address in sorted(now - before):
             if self.at(address).state is State.FREE:
                 self._queue(address)
+
+
+def owns(lease: Lease, client: Client) -> bool:
+    """Whether a lease or an offer is a client's: the rule of docs/decisions/0006-who-is-a-client.md."""
+    if lease.mac == client.mac:
+        return lease.client_id == client.id or not client.id or not lease.client_id
+    return bool(client.id and client.port) and lease.client_id == client.id and lease.port == client.port

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from cocoon_net.dhcp.allocator import Allocator
-from cocoon_net.dhcp.lease import Lease, State, Trigger, move
+from cocoon_net.dhcp.lease import Client, Lease, State, Trigger, move
 from cocoon_net.dhcp.options import MessageType
 from cocoon_net.events import Event, LeaseBound, LeaseExpired, LeaseReleased, LeaseRenewed
 
@@ -37,6 +37,7 @@ class Reason(StrEnum):
     NOT_IN_POOL = "the address is not served here"
     TAKEN = "the address belongs to another client"
     NOT_AS_OFFERED = "another address was offered"
+    RESERVED = "a reservation keeps the address for another client, or another for this one"
     TOO_OFTEN = "the port asks too often"
     FORGED = "the frame is not from the client that it names"
     FOREIGN_RELAY = "the relay's address belongs to a guest at another port"
@@ -72,33 +73,24 @@ def silence(reason: Reason) -> Decision:
     return Decision(reason)
 
 
-def bind(
-    table: Allocator,
-    address: int,
-    mac: bytes,
-    seconds: int,
-    now: int,
-    client_id: bytes = b"",
-    hostname: str = "",
-    port: str = "",
-) -> Decision:
-    """Promise ``address`` to ``mac`` for ``seconds``; whatever else it held is given back in the same commit."""
-    old = table.at(address)
-    renewed = old.state is State.BOUND
+def bind(table: Allocator, address: int, client: Client, seconds: int, now: int, hostname: str = "") -> Decision:
+    """Promise ``address`` to a client for ``seconds``; whatever else it held is given back in the same commit."""
+    old, mac = table.at(address), client.mac
+    renewed = old.state is State.BOUND and old.mac == mac
     lease = Lease(
         address,
-        move(old.state, Trigger.RENEW if renewed else Trigger.BIND),
+        move(old.state, Trigger.RENEW if old.state is State.BOUND else Trigger.BIND),
         now + seconds,
         mac,
         old.since if renewed else now,
-        client_id,
+        client.id or (old.client_id if old.mac == mac else b""),
         hostname or (old.hostname if old.mac == mac else ""),
-        port,
+        client.port,
     )
     at, text, ip, until = when(now), name(mac), IPv4Address(address), when(now + seconds)
     event = LeaseRenewed(at, ip, text, until) if renewed else LeaseBound(at, ip, text, until, lease.hostname)
     reason = Reason.RENEWED if renewed else Reason.BOUND
-    held = table.held(mac)
+    held = table.held(client)
     if held is None or held.address == address:
         return Decision(reason, MessageType.ACK, address, seconds, (lease,), events=(event,))
     left = leave(table, held, now)

@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from cocoon_net.dhcp import reply
 from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.decision import Decision, Reason, name, silence, when
-from cocoon_net.dhcp.lease import State
+from cocoon_net.dhcp.lease import Client, State
 from cocoon_net.dhcp.limits import Limits
 from cocoon_net.dhcp.wire import Packet
 from cocoon_net.events import Event, PortRefused
@@ -151,10 +151,10 @@ class Guard:
                 return self._refuse(Reason.FOREIGN_RELAY, packet)
         elif source != mac:
             return self._refuse(Reason.FORGED, packet)
-        lease = table.held(mac)
+        lease = table.held(Client(mac))
         if lease is not None and lease.state is State.BOUND and self._elsewhere(lease.port, port):
             return self._refuse(Reason.OTHER_PORT, packet)
-        lease = table.offered(mac)
+        lease = table.offered(Client(mac))
         if lease is not None and self._elsewhere(lease.port, port):
             return self._refuse(Reason.OTHER_PORT, packet)
         decision = reply.decide(table, packet, now)

@@ -50,6 +50,16 @@ class Trigger(StrEnum):
     REUSE = "reuse"
 
 
+class Client(NamedTuple):
+    """Who speaks: docs/decisions/0006-who-is-a-client.md says when two of them are the same one."""
+
+    mac: bytes
+    id: bytes = b""
+    """The client identifier, option 61; empty when there is none (RFC 2131 §4.2)."""
+    port: str = ""
+    """The bridge port; empty when nobody knows."""
+
+
 class Lease(NamedTuple):
     """One address: its state, until when, and whose it is or was last. Times are Unix seconds."""
 

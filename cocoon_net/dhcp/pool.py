@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cocoon_net import records
-from cocoon_net.dhcp.options import Options
+from cocoon_net.dhcp.options import Code, Options
+from cocoon_net.dhcp.reservation import Reservation
+from cocoon_net.dhcp.settings import Settings, Terms
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """How long things last, in seconds."""
+class Kept(NamedTuple):
+    """What a reservation keeps for its client."""
 
-    lease: int = 86_400
-    shortest: int = 60
-    """The least lease time that a client can ask for (option 51); asking for more than ``lease`` gets ``lease``."""
-    offer: int = 30
-    cooling: int = 60
-    """Between the end of a lease and the address's next client: old connections and ARP entries must die first."""
-    quarantine: int = 600
+    address: int
+    options: Options
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +31,39 @@ class Pool:
     """Never the gateway, the network or its broadcast address."""
     options: Options
     terms: Terms = field(default_factory=Terms)
+    mtu: int = 1500
+    kept: Mapping[bytes, Kept] = field(default_factory=dict)
+    """MAC -> what is reserved for it."""
+    owners: Mapping[int, bytes] = field(default_factory=dict)
+    """Reserved address -> MAC."""
 
     @classmethod
-    def of(cls, record: records.Pool, terms: Terms | None = None) -> Pool:
-        """Work out the pool of a record; addresses outside the subnet are left out, too: no guest could use them."""
-        terms = terms or Terms()
+    def of(
+        cls, record: records.Pool, settings: Settings | None = None, reservations: Iterable[Reservation] = ()
+    ) -> Pool:
+        """Work out the pool of a record; addresses outside the subnet are left out, too: no guest could use them.
+
+        So are reservations of addresses that are not of the pool: their clients are served like any other.
+        """
+        settings = settings or Settings()
         network, mask = int(record.subnet.network_address), int(record.subnet.netmask)
         never = {network, int(record.subnet.broadcast_address), int(record.gateway)}
+        members = frozenset(a for a in map(int, record.addresses) if a not in never and a & mask == network)
+        kept: dict[bytes, Kept] = {}
+        for one in reservations:
+            if int(one.address) in members:
+                named = {int(Code.HOSTNAME): one.hostname.encode()} if one.hostname else {}
+                kept[one.mac] = Kept(int(one.address), Options.of(record, settings.options, named, one.options))
         return cls(
             network=network,
             mask=mask,
             server=int(record.gateway),
-            members=frozenset(a for a in map(int, record.addresses) if a not in never and a & mask == network),
-            options=Options.of(record),
-            terms=terms,
+            members=members,
+            options=Options.of(record, settings.options),
+            terms=settings.terms,
+            mtu=record.mtu,
+            kept=kept,
+            owners={one.address: mac for mac, one in kept.items()},
         )
 
     def holds(self, address: int) -> bool:
@@ -58,3 +75,8 @@ class Pool:
         if wished is None:
             return self.terms.lease
         return min(max(int.from_bytes(wished), min(self.terms.shortest, self.terms.lease)), self.terms.lease)
+
+    def options_of(self, mac: bytes) -> Options:
+        """Return what ``mac`` is told."""
+        kept = self.kept.get(mac)
+        return self.options if kept is None else kept.options

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterable, Mapping
 
 from cocoon_net.dhcp import frame
-from cocoon_net.dhcp.frame import EVERYBODY, SERVER_PORT
+from cocoon_net.dhcp.frame import CLIENT_PORT, EVERYBODY, SERVER_PORT
 from cocoon_net.dhcp.reply import Destination, Way
 from cocoon_net.dhcp.watch import Watch
 from cocoon_net.errors import CocoonError, NodeError, NodeTransient, Refused
@@ -102,8 +102,9 @@ class Ports:
         would flood it.
         """
         try:
-            if destination.way is Way.RELAY:
-                self._relays.sendto(payload, (frame.dotted(destination.address), SERVER_PORT))
+            if destination.way is Way.RELAY or destination.way is Way.ROUTED:
+                to = SERVER_PORT if destination.way is Way.RELAY else CLIENT_PORT
+                self._relays.sendto(payload, (frame.dotted(destination.address), to))
                 return True
             target = mac if destination.way is Way.DIRECT else EVERYBODY
             data = frame.wrap(payload, self._mac, target, self._server, destination.address)

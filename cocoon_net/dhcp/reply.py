@@ -1,7 +1,6 @@
 """What to answer to a client, as RFC 2131 §4.3 has it. Pure: reads the table, returns a Decision, sends nothing.
 
-The key of a lease is the MAC (chaddr). Cloned guests share client identifiers and would share an address by them; a
-client identifier is echoed (RFC 6842) and written down, and decides nothing.
+Who is the same client, and who is not: docs/decisions/0006-who-is-a-client.md.
 """
 
 from __future__ import annotations
@@ -11,23 +10,27 @@ from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from cocoon_net.dhcp import wire
-from cocoon_net.dhcp.allocator import Allocator
+from cocoon_net.dhcp.allocator import Allocator, owns
 from cocoon_net.dhcp.decision import Decision, Reason, bind, leave, name, release, silence, when
-from cocoon_net.dhcp.lease import Lease, State, Trigger, move
-from cocoon_net.dhcp.options import Code, MessageType
+from cocoon_net.dhcp.lease import Client, Lease, State, Trigger, move
+from cocoon_net.dhcp.options import MUST, Code, MessageType
 from cocoon_net.dhcp.pool import Pool
+from cocoon_net.dhcp.relay import link, server_of
 from cocoon_net.dhcp.wire import Packet
 from cocoon_net.events import LeaseDeclined, PoolExhausted
 
-LEAST_SIZE, MOST_SIZE, HEADERS = 576, 1500, 28
-"""Octets of an IP datagram that any client takes (RFC 2131 §2), that Ethernet takes, and of IP and UDP in front."""
+LEAST_SIZE, HEADERS = 576, 28
+"""Octets of an IP datagram that any client takes (RFC 2131 §2), and of IP and UDP in front."""
+
+SHORTEST_ID = 2
+"""Octets of a client identifier (RFC 2132 §9.14); a shorter one is echoed and names nobody."""
 
 
 def decide(table: Allocator, packet: Packet, now: int) -> Decision:
     """Decide about one message from a client or a relay; ``now`` in Unix seconds."""
     if packet.op != wire.REQUEST:
         return silence(Reason.NOT_A_REQUEST)
-    if packet.giaddr and not table.pool.holds(packet.giaddr):
+    if (packet.giaddr or Code.SUBNET_SELECTION in packet.options) and not table.pool.holds(link(packet)):
         return silence(Reason.OTHER_SUBNET)
     match packet.type:
         case MessageType.DISCOVER:
@@ -46,93 +49,96 @@ def decide(table: Allocator, packet: Packet, now: int) -> Decision:
 
 def _discover(table: Allocator, packet: Packet, now: int) -> Decision:
     """RFC 2131 §4.3.1. An offer is a courtesy: held in memory, not committed."""
-    mac = packet.chaddr
-    address = table.choose(mac, _address(packet, Code.REQUESTED_ADDRESS))
+    client = _client(packet)
+    address = table.choose(client, _address(packet, Code.REQUESTED_ADDRESS))
     if address is None:
-        return Decision(Reason.EXHAUSTED, events=(PoolExhausted(when(now), name(mac)),))
+        return Decision(Reason.EXHAUSTED, events=(PoolExhausted(when(now), name(client.mac)),))
+    if table.pool.terms.rapid_commit and Code.RAPID_COMMIT in packet.options:
+        return _promise(table, packet, client, address, now)  # RFC 4039 §3.1
     state = move(table.at(address).state, Trigger.OFFER)
-    until = now + table.pool.terms.offer
-    offer = Lease(address, state, until, mac, now, port=packet.port) if state is State.OFFERED else None
+    offer = None
+    if state is State.OFFERED:
+        until = now + table.pool.terms.offer
+        offer = Lease(address, state, until, client.mac, now, client.id, port=client.port)
     return Decision(Reason.OFFERED, MessageType.OFFER, address, _seconds(table, packet), offer=offer)
 
 
 def _request(table: Allocator, packet: Packet, now: int) -> Decision:
     """RFC 2131 §4.3.2: which of its four states the client is in shows in options 54, 50 and ciaddr (table 4)."""
+    client = _client(packet)
     server, wished = _address(packet, Code.SERVER_ID), _address(packet, Code.REQUESTED_ADDRESS)
     if server:
-        if server != table.pool.server:
-            offered = table.offered(packet.chaddr)
+        if server != server_of(packet, table.pool.server) and server != table.pool.server:
+            offered = table.offered(client)
             return Decision(Reason.OTHER_SERVER, withdrawn=offered.address if offered else 0)
-        return _select(table, packet, wished or packet.ciaddr, now)
-    # INIT-REBOOT names the address in option 50; RENEWING and REBINDING in ciaddr.
-    return _confirm(table, packet, packet.ciaddr or wished, now)
+        return _select(table, packet, client, wished or packet.ciaddr, now)
+    # RENEWING and REBINDING name the address in ciaddr, INIT-REBOOT in option 50.
+    return _confirm(table, packet, client, packet.ciaddr or wished, now)
 
 
-def _select(table: Allocator, packet: Packet, address: int, now: int) -> Decision:
+def _select(table: Allocator, packet: Packet, client: Client, address: int, now: int) -> Decision:
     """SELECTING: the client took our offer, which we may have forgotten meanwhile; a free address is still its."""
     if not address:
         return silence(Reason.NO_ADDRESS)
-    mac = packet.chaddr
-    expected = table.offered(mac) or table.held(mac)
-    if expected is not None and expected.address != address:
+    expected = table.offered(client) or table.held(client)
+    if expected is not None and expected.address != address and table.pool.owners.get(address) != client.mac:
         in_use = expected.state is not State.FREE and expected.address in table.pool.members
         if in_use and table.pool.holds(address):
-            return _refuse(table, packet, Reason.NOT_AS_OFFERED, now)
-    return _promise(table, packet, address, now)
+            return _refuse(table, client, Reason.NOT_AS_OFFERED, now)
+    return _promise(table, packet, client, address, now)
 
 
-def _confirm(table: Allocator, packet: Packet, address: int, now: int) -> Decision:
+def _confirm(table: Allocator, packet: Packet, client: Client, address: int, now: int) -> Decision:
     """INIT-REBOOT, RENEWING, REBINDING: the client believes that it has an address already."""
     if not address:
         return silence(Reason.NO_ADDRESS)
     if not table.pool.holds(address):
-        return _refuse(table, packet, Reason.WRONG_SUBNET, now)
-    lease, held = table.at(address), table.held(packet.chaddr)
-    if lease.mac == packet.chaddr:
-        return _promise(table, packet, address, now)
+        return _refuse(table, client, Reason.WRONG_SUBNET, now)
+    lease, kept = table.at(address), table.pool.kept.get(client.mac)
+    if owns(lease, client) or (kept is not None and kept.address == address):
+        return _promise(table, packet, client, address, now)
     if lease.state in (State.BOUND, State.COOLING):
-        return _refuse(table, packet, Reason.TAKEN, now)
-    if held is not None:
-        return _refuse(table, packet, Reason.NOT_ITS_OWN, now)
+        return _refuse(table, client, Reason.TAKEN, now)
+    if kept is not None or address in table.pool.owners:
+        return _refuse(table, client, Reason.RESERVED, now)
+    if table.held(client) is not None:
+        return _refuse(table, client, Reason.NOT_ITS_OWN, now)
+    if packet.ciaddr and table.takes(address, client):
+        # It renews what only we can have leased: our record was lost, its address need not be.
+        return _promise(table, packet, client, address, now)
     # "If the DHCP server has no record of this client, then it MUST remain silent": another server may have one.
     return silence(Reason.NO_RECORD)
 
 
-def _promise(table: Allocator, packet: Packet, address: int, now: int) -> Decision:
-    if table.takes(address, packet.chaddr):
-        options = packet.options
-        return bind(
-            table,
-            address,
-            packet.chaddr,
-            _seconds(table, packet),
-            now,
-            options.get(Code.CLIENT_ID, b""),
-            _hostname(options.get(Code.HOSTNAME)),
-            packet.port,
-        )
-    if not table.pool.holds(address):
-        return _refuse(table, packet, Reason.WRONG_SUBNET, now)
-    if address not in table.pool.members:
-        return _refuse(table, packet, Reason.NOT_IN_POOL, now)
-    return _refuse(table, packet, Reason.TAKEN, now)
+def _promise(table: Allocator, packet: Packet, client: Client, address: int, now: int) -> Decision:
+    if table.takes(address, client):
+        hostname = _hostname(packet.options.get(Code.HOSTNAME))
+        return bind(table, address, client, _seconds(table, packet), now, hostname)
+    pool = table.pool
+    if not pool.holds(address):
+        return _refuse(table, client, Reason.WRONG_SUBNET, now)
+    if address not in pool.members:
+        return _refuse(table, client, Reason.NOT_IN_POOL, now)
+    if client.mac in pool.kept or address in pool.owners:
+        return _refuse(table, client, Reason.RESERVED, now)
+    return _refuse(table, client, Reason.TAKEN, now)
 
 
-def _refuse(table: Allocator, packet: Packet, reason: Reason, now: int) -> Decision:
-    """NAK; a lease of an address that left the pool ends with it, for its client has just been told so."""
-    held = table.held(packet.chaddr)
-    if held is not None and held.state is State.BOUND and held.address not in table.pool.members:
+def _refuse(table: Allocator, client: Client, reason: Reason, now: int) -> Decision:
+    """NAK. A lease that the client may not keep ends with it: the address left the pool, or a reservation says so."""
+    held = table.held(client)
+    if held is not None and held.state is State.BOUND and not table.takes(held.address, client):
         return leave(table, held, now)._replace(reason=reason, kind=MessageType.NAK)
     return Decision(reason, MessageType.NAK)
 
 
 def _decline(table: Allocator, packet: Packet, now: int) -> Decision:
     """RFC 2131 §4.3.3: somebody else uses the address; its client must get another one."""
-    server, address = _address(packet, Code.SERVER_ID), _address(packet, Code.REQUESTED_ADDRESS)
-    if server and server != table.pool.server:
+    if not _meant(table, packet):
         return silence(Reason.OTHER_SERVER)
+    address = _address(packet, Code.REQUESTED_ADDRESS)
     lease = table.at(address)
-    if lease.mac != packet.chaddr or lease.state not in (State.BOUND, State.OFFERED):
+    if lease.state not in (State.BOUND, State.OFFERED) or not owns(lease, _client(packet)):
         return silence(Reason.NOT_ITS_OWN)
     until = now + table.pool.terms.quarantine
     event = LeaseDeclined(when(now), IPv4Address(address), name(packet.chaddr), when(until))
@@ -142,11 +148,10 @@ def _decline(table: Allocator, packet: Packet, now: int) -> Decision:
 
 def _release(table: Allocator, packet: Packet, now: int) -> Decision:
     """RFC 2131 §4.3.4: only its owner, only by the right address, only to us."""
-    server = _address(packet, Code.SERVER_ID)
-    if server and server != table.pool.server:
+    if not _meant(table, packet):
         return silence(Reason.OTHER_SERVER)
     lease = table.at(packet.ciaddr)
-    if lease.mac != packet.chaddr or lease.state is not State.BOUND:
+    if lease.state is not State.BOUND or not owns(lease, _client(packet)):
         return silence(Reason.NOT_ITS_OWN)
     return release(table, lease, now, "client")
 
@@ -158,6 +163,17 @@ def _inform(table: Allocator, packet: Packet) -> Decision:
     if not table.pool.holds(packet.ciaddr):
         return silence(Reason.WRONG_SUBNET)
     return Decision(Reason.INFORMED, MessageType.ACK)
+
+
+def _client(packet: Packet) -> Client:
+    name = packet.options.get(Code.CLIENT_ID, b"")
+    return Client(packet.chaddr, name if len(name) >= SHORTEST_ID else b"", packet.port)
+
+
+def _meant(table: Allocator, packet: Packet) -> bool:
+    """Whether a message is for us: its server identifier is ours, or it has none."""
+    server, ours = _address(packet, Code.SERVER_ID), table.pool.server
+    return not server or server in (ours, server_of(packet, ours))
 
 
 def _address(packet: Packet, code: Code) -> int:
@@ -182,26 +198,35 @@ def render(decision: Decision, packet: Packet, pool: Pool) -> bytes:
     if kind is None:
         return b""
     nak = kind is MessageType.NAK
-    echo = b""
+    echo = tail = b""
     if nak:
         echo = wire.option(Code.MESSAGE, str(decision.reason).encode())
+    elif Code.SUBNET_SELECTION in options:
+        echo = wire.option(Code.SUBNET_SELECTION, options[Code.SUBNET_SELECTION])  # RFC 3011 §2
     client_id, relay = options.get(Code.CLIENT_ID), options.get(Code.RELAY_AGENT)
-    if client_id is not None:
+    if client_id:
         echo += wire.option(Code.CLIENT_ID, client_id)  # RFC 6842 §3: in every reply, unchanged.
+    if kind is MessageType.ACK and packet.type == MessageType.DISCOVER:
+        echo += wire.option(Code.RAPID_COMMIT, b"")  # RFC 4039 §3.1
     if relay is not None:
-        echo += wire.option(Code.RELAY_AGENT, relay)  # RFC 3046 §2.2: echoed, and last.
+        tail = wire.option(Code.RELAY_AGENT, relay)  # RFC 3046 §2.2: echoed, and last.
     # RFC 2131 §4.3.2: the relay must broadcast a NAK, for its client may have no address.
     flags = packet.flags | wire.BROADCAST if nak and packet.giaddr else packet.flags
     ciaddr = packet.ciaddr if kind is MessageType.ACK else 0
     head = wire.reply_head(packet.xid, flags, ciaddr, decision.address, packet.giaddr, packet.chaddr)
-    wished = options.get(Code.PARAMETER_LIST)
-    message = head + wire.finish(pool.options.joined(kind, wished, decision.seconds) + echo)
+    told, wished = pool.options_of(packet.chaddr), options.get(Code.PARAMETER_LIST)
+    server = server_of(packet, pool.server)
     limit = options.get(Code.MAXIMUM_SIZE)
-    most = LEAST_SIZE if limit is None else min(max(int.from_bytes(limit), LEAST_SIZE), MOST_SIZE)
-    if len(message) <= most - HEADERS:
-        return message
-    room = most - HEADERS - len(head) - len(echo) - 1
-    return head + wire.finish(wire.fit(pool.options.pieces(kind, wished, decision.seconds), room) + echo)
+    room = (LEAST_SIZE if limit is None else min(max(int.from_bytes(limit), LEAST_SIZE), pool.mtu)) - HEADERS
+    if server == pool.server:
+        message = head + wire.finish(told.joined(kind, wished, decision.seconds) + echo + tail)
+        if len(message) <= room:
+            return message
+    pieces = told.pieces(kind, wished, decision.seconds)
+    pieces[Code.SERVER_ID] = wire.option(Code.SERVER_ID, server.to_bytes(4))
+    first = [pieces.pop(code) for code in MUST if code in pieces]
+    body, file, sname = wire.spread([*first, echo, *pieces.values()], tail, room - len(head))
+    return wire.overload(head, file, sname) + wire.finish(body)
 
 
 class Way(StrEnum):
@@ -209,6 +234,8 @@ class Way(StrEnum):
 
     RELAY = "relay"
     """UDP, to the relay's server port."""
+    ROUTED = "routed"
+    """UDP, to a client that has an address and answers ARP for it."""
     BROADCAST = "broadcast"
     DIRECT = "direct"
     """To the client's MAC, though it may not answer ARP for the address yet."""
@@ -225,8 +252,10 @@ EVERYONE = Destination(Way.BROADCAST, 0xFFFFFFFF)
 
 
 def destination(decision: Decision, packet: Packet) -> Destination:
-    """Choose where the reply goes, in the order of RFC 2131 §4.1."""
+    """Choose where the reply goes, in the order of RFC 2131 §4.1; to an INFORM, what §4.3.5 says goes first."""
     if packet.giaddr:
+        if packet.type == MessageType.INFORM:
+            return Destination(Way.ROUTED, packet.ciaddr)
         return Destination(Way.RELAY, packet.giaddr)
     if decision.kind is MessageType.NAK:
         return EVERYONE

@@ -25,15 +25,16 @@ from cocoon_net.dhcp.batch import Batch, Settled
 from cocoon_net.dhcp.book import Book
 from cocoon_net.dhcp.decision import Decision, Reason, end, release
 from cocoon_net.dhcp.guard import Finding, Guard
-from cocoon_net.dhcp.lease import Lease, State
+from cocoon_net.dhcp.lease import Client, Lease, State
 from cocoon_net.dhcp.limits import Limits
 from cocoon_net.dhcp.options import MessageType
 from cocoon_net.dhcp.orders import Orders
-from cocoon_net.dhcp.pool import Pool, Terms
+from cocoon_net.dhcp.pool import Pool
 from cocoon_net.dhcp.ports import Ports
 from cocoon_net.dhcp.projection import LeaseFile
 from cocoon_net.dhcp.reply import destination, render
 from cocoon_net.dhcp.routes import Routes, RouteState, Wire
+from cocoon_net.dhcp.settings import Settings
 from cocoon_net.dhcp.snapshot import Snapshot
 from cocoon_net.dhcp.watch import Watch
 from cocoon_net.dhcp.wire import Packet
@@ -59,7 +60,7 @@ class Server:
         pool: records.Pool,
         link: str = BRIDGE,
         *,
-        terms: Terms | None = None,
+        settings: Settings | None = None,
         limits: Limits | None = None,
         clock: Clock | None = None,
         bus: Bus | None = None,
@@ -69,13 +70,13 @@ class Server:
     ) -> None:
         self._book = book
         self._link = link
-        self._terms = terms or Terms()
+        self._settings = settings or Settings()
         self._clock = clock or SystemClock()
         self._bus = bus or Bus()
         self._lease_file = lease_file
         self._changed = changed
         self._connect = connect
-        self._table = Allocator(_pool(pool, self._terms), book.leases())
+        self._table = Allocator(self._compiled(pool), book.leases())
         self._routes = Routes(self._bus.publish, self._clock.now)
         self._unrouted: set[int] = set()
         self._guard = Guard(self._table, limits or Limits(), self._bus.publish)
@@ -102,13 +103,13 @@ class Server:
             raise SpecError(f"{mac!r} is not a MAC", hint="e.g. 02:00:5e:10:00:01")
         return self._orders.ask(lambda now: self._release(key, now))
 
-    def reload(self, pool: records.Pool) -> None:
-        """Serve another pool from now on; leases of addresses that left it end when their clients ask again.
+    def reload(self, pool: records.Pool, settings: Settings | None = None) -> None:
+        """Serve another pool from now on, with the book's reservations and other settings (None: those of before).
 
-        Raises SpecError for a pool without addresses, NodeTransient when the loop does not answer.
+        Leases of addresses that left it, or are reserved for others now, end when their clients ask again.
+        Raises SpecError for a pool without addresses, StoreError, NodeTransient when the loop does not answer.
         """
-        compiled = _pool(pool, self._terms)
-        self._orders.ask(lambda now: self._adopt(compiled))
+        self._orders.ask(lambda now: self._adopt(pool, settings or self._settings))
 
     def reconcile(self) -> None:
         """Look at the kernel's routes again, have those of the leases and no other; done within a second.
@@ -336,28 +337,33 @@ class Server:
     # Orders
 
     def _release(self, mac: bytes, now: int) -> bool:
-        offer, lease = self._table.offered(mac), self._table.held(mac)
-        if offer is not None:
+        """End every lease of a MAC: it has several when several client identifiers speak from it."""
+        while (offer := self._table.offered(Client(mac))) is not None:
             self._table.withdraw(offer.address)
-        if lease is None or lease.state is not State.BOUND:
+        bound = [lease for lease in self._table.of_mac(mac) if lease.state is State.BOUND]
+        if not bound:
             return False
-        settled = self._carry_out([release(self._table, lease, now, "control")], now)
+        settled = self._carry_out([release(self._table, lease, now, "control") for lease in bound], now)
         if settled.error is not None:
             raise settled.error
         return True
 
-    def _adopt(self, pool: Pool) -> None:
-        moved = pool.server != self._table.pool.server
-        self._table.adopt(pool)
-        if moved:
+    def _adopt(self, pool: records.Pool, settings: Settings) -> None:
+        before, after = self._table.pool, self._compiled(pool, settings)
+        self._settings = settings
+        self._table.adopt(after)
+        if before.server != after.server:
             self._disturbances = -1  # the kernel's filter knows the old address
+
+    def _compiled(self, pool: records.Pool, settings: Settings | None = None) -> Pool:
+        reservations = self._book.reservations()
+        compiled = Pool.of(pool, settings or self._settings, reservations)
+        if not compiled.members:
+            raise SpecError("the pool has no address to lease", hint="see `cocoon-net workflow show`: did init finish?")
+        for one in reservations:
+            if one.mac not in compiled.kept:
+                logger.warning("{} is reserved for {} and is not of the pool", one.address, one.mac.hex(":"))
+        return compiled
 
     def _now(self) -> int:
         return int(self._clock.now().timestamp())
-
-
-def _pool(pool: records.Pool, terms: Terms) -> Pool:
-    compiled = Pool.of(pool, terms)
-    if not compiled.members:
-        raise SpecError("the pool has no address to lease", hint="see `cocoon-net workflow show`: did init finish?")
-    return compiled

@@ -27,6 +27,7 @@ MINIMUM_SIZE = 300
 _HEADER = struct.Struct("!4BIHH4I16s192xI")
 _OPTIONS = _HEADER.size
 _FILE, _SNAME = (108, 236), (44, 108)
+_FILE_SIZE, _SNAME_SIZE = 128, 64
 
 _LENGTHS = ((50, 4), (51, 4), (54, 4), (57, 2))
 """Options that the server reads and that have one right length (RFC 2132 §9)."""
@@ -95,7 +96,7 @@ def decode(data: bytes, port: str = "") -> Packet | Malformed:
         return Malformed.TRUNCATED
     overload = options.get(OVERLOAD)
     if overload is not None:
-        # RFC 2132 §9.3; the order file, then sname is that of RFC 3396 §5.
+        # RFC 2132 §9.3, only where the options field says so; the order file, then sname is that of RFC 3396 §5.
         if len(overload) != 1 or not 1 <= overload[0] <= 3:
             return Malformed.LENGTH
         if overload[0] & 1 and not _walk(data, *_FILE, options):
@@ -150,19 +151,42 @@ def encode(packet: Packet) -> bytes:
     return _head(packet) + finish(options)
 
 
-def fit(pieces: Iterable[bytes], room: int) -> bytes:
-    """Join as many rendered options, in their order, as ``room`` octets hold; one that does not fit is left out."""
-    kept: list[bytes] = []
+def spread(pieces: Iterable[bytes], tail: bytes, room: int) -> tuple[bytes, bytes, bytes]:
+    """Spread rendered options over ``room`` octets of the options field, then ``file``, then ``sname``.
+
+    Returns the three fields; the last two empty unless they are needed (option 52, RFC 2132 §9.3). Earlier pieces go
+    first, none is cut in two, and one that fits nowhere is left out. ``tail`` ends the options field in any case.
+    """
+    pieces = list(pieces)
+    if sum(map(len, pieces)) + len(tail) < room:
+        return b"".join(pieces) + tail, b"", b""
+    fields: tuple[list[bytes], ...] = ([], [], [])
+    free = [room - len(tail) - 4, _FILE_SIZE - 1, _SNAME_SIZE - 1]  # each ends with END; the first has option 52, too
     for piece in pieces:
-        if len(piece) <= room:
-            kept.append(piece)
-            room -= len(piece)
-    return b"".join(kept)
+        for number, left in enumerate(free):
+            if len(piece) <= left:
+                fields[number].append(piece)
+                free[number] -= len(piece)
+                break
+    main, file, sname = map(b"".join, fields)
+    if not file and not sname:
+        return main + tail, b"", b""
+    return main + bytes((OVERLOAD, 1, (1 if file else 0) | (2 if sname else 0))) + tail, file, sname
 
 
 def reply_head(xid: int, flags: int, ciaddr: int, yiaddr: int, giaddr: int, chaddr: bytes) -> bytes:
     """Render the fixed fields of a BOOTREPLY, cookie included: the hot path's half of ``encode``."""
     return _HEADER.pack(REPLY, ETHERNET, MAC_LENGTH, 0, xid, 0, flags, ciaddr, yiaddr, 0, giaddr, chaddr, COOKIE)
+
+
+def overload(head: bytes, file: bytes, sname: bytes) -> bytes:
+    """Put options into the fields ``file`` and ``sname`` of a rendered head (RFC 2131 §4.1)."""
+    fields = [(_SNAME, sname), (_FILE, file)]
+    out = bytearray(head)
+    for (start, end), options in fields:
+        if options:
+            out[start:end] = (options + b"\xff").ljust(end - start, b"\0")
+    return bytes(out)
 
 
 def finish(options: bytes) -> bytes:

@@ -25,7 +25,7 @@ from cocoon_net.clock import SystemClock
 from cocoon_net.dhcp.book import Book
 from cocoon_net.engine.journal import Journal
 from cocoon_net.engine.model import Context
-from cocoon_net.errors import CocoonError, SpecError, WorldError
+from cocoon_net.errors import CocoonError, NodeError, SpecError, WorldError
 from cocoon_net.events import Bus, Event
 from cocoon_net.site import Site
 from cocoon_net.store import open_database
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
     from cocoon_net.dhcp.server import Server
+    from cocoon_net.dhcp.settings import Settings
     from cocoon_net.supervisor.daemon import DaemonOptions
 
 
@@ -158,6 +159,7 @@ class Service:
         server = Server(
             Book(own),
             self._pool,
+            settings=self._settings(),
             limits=self._options.limits,
             clock=self._clock,
             bus=self._bus,
@@ -235,13 +237,13 @@ class Service:
                     return "the DHCP server ended"
 
     def _reload(self) -> None:
-        """Take the pool that a run of init or adopt has left; keep the old one where it cannot be had."""
+        """Take pool, reservations and settings as they are now; keep the old ones where one of them cannot be had."""
         try:
             pool = Book(self._database).pool()
             if pool is None:
                 raise SpecError("the database holds no pool any more", hint="stop this daemon")
             if self._server is not None:
-                self._server.reload(pool)
+                self._server.reload(pool, self._settings())
             context = self._context()
             if self._survey is not None and context is not None:
                 self._survey.context = context
@@ -250,6 +252,20 @@ class Service:
             return
         self._pool = pool
         logger.info("the pool was read again: {} addresses of {}", len(pool.addresses), pool.subnet)
+
+    def _settings(self) -> Settings:
+        """Read what the operator set about DHCP. Raises SpecError, NodeError."""
+        from cocoon_net.dhcp.settings import Settings, parse
+
+        path = self._site.dhcp_settings
+        try:
+            return parse(path.read_text(encoding="utf-8"), str(path))
+        except FileNotFoundError:
+            if self._site.dhcp_settings_override is None:
+                return Settings()
+            raise SpecError(f"{path} is not there", hint="make it, or leave --dhcp-settings out") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise NodeError(f"{path} cannot be read: {error}") from error
 
     def _judge(self, differences: tuple[str, ...]) -> None:
         """Be degraded while something is wrong that an operator should look at."""

@@ -19,8 +19,9 @@ from cocoon_net.dhcp.guard import MUTE_AFTER, MUTE_FOR, QUIET, Guard
 from cocoon_net.dhcp.lease import State
 from cocoon_net.dhcp.limits import Limits
 from cocoon_net.dhcp.options import Code, MessageType
-from cocoon_net.dhcp.pool import Pool, Terms
+from cocoon_net.dhcp.pool import Pool
 from cocoon_net.dhcp.server import Server
+from cocoon_net.dhcp.settings import Settings, Terms
 from cocoon_net.events import Bus, Event, PortRefused
 from cocoon_net.lab.load import Clients, broadcast
 from cocoon_net.supervisor.narrator import Narrator
@@ -35,7 +36,7 @@ class Bridge:
     """A guard, its table and ports; what is decided is done, as the server's batch does it."""
 
     def __init__(self, pool: records.Pool, limits: Limits | None = None, ports: str = "a b c") -> None:
-        self.table = Allocator(Pool.of(pool, Terms(lease=3600, cooling=60, offer=30, quarantine=600)))
+        self.table = Allocator(Pool.of(pool, Settings(Terms(lease=3600, cooling=60, offer=30, quarantine=600))))
         self.told: list[Event] = []
         self.guard = Guard(self.table, limits or Limits(), self.told.extend)
         self.now = NOW

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
+from typing import Any
 
 import pytest
 
 from cocoon_net import records
 from cocoon_net.dhcp.book import Book
+from cocoon_net.dhcp.decision import Reason
+from cocoon_net.dhcp.lease import State
+from cocoon_net.dhcp.options import MessageType
 from cocoon_net.dhcp.reservation import Reservation
+from cocoon_net.dhcp.settings import Settings, Terms
 from cocoon_net.errors import SpecError
+from tests.dhcp.story import ALICE, BOB, CAROL, FIRST, SERVER, Story
 
-ALICE, BOB = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
 TENTH, ELEVENTH = IPv4Address("172.20.100.10"), IPv4Address("172.20.100.11")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -60,3 +66,102 @@ def test_a_teardown_forgets_the_reservations(stocked: Book) -> None:
     stocked.reserve(Reservation(ALICE, TENTH), 1)
     stocked.put_pool(None, NOW)
     assert stocked.reservations() == []
+
+
+# The table obeys them
+
+
+KEPT = FIRST + 5
+
+
+@pytest.fixture
+def story(pool: records.Pool) -> Story:
+    return Story(pool)
+
+
+def kept(mac: bytes = ALICE, address: int = KEPT, **more: Any) -> Reservation:
+    return Reservation(mac, IPv4Address(address), **more)
+
+
+def test_a_reserved_address_is_given_to_nobody_else_and_always_to_its_client(
+    pool_of: Callable[..., records.Pool],
+) -> None:
+    story = Story(pool_of(3), reservations=[kept(address=FIRST)])
+    assert story.table.free == 2
+    assert story.say(MessageType.DISCOVER, BOB, requested=FIRST).address != FIRST
+    for mac in (BOB, CAROL):
+        story.bind(mac)
+    assert story.say(MessageType.DISCOVER, bytes(5) + b"\x02").kind is None, "the pool is full but for one"
+    assert story.say(MessageType.REQUEST, CAROL, server=SERVER, requested=FIRST).kind is MessageType.NAK
+    assert story.bind(ALICE) == FIRST
+
+
+def test_its_client_is_confirmed_without_a_record_and_refused_another_address(story: Story) -> None:
+    story.reserve(kept())
+    assert story.say(MessageType.REQUEST, requested=FIRST).kind is MessageType.NAK, "INIT-REBOOT, the wrong address"
+    assert story.say(MessageType.REQUEST, requested=KEPT).address == KEPT, "INIT-REBOOT, the right one"
+    assert story.say(MessageType.REQUEST, BOB, requested=KEPT).kind is MessageType.NAK
+
+
+def test_a_client_with_an_older_lease_is_moved_when_it_renews(story: Story) -> None:
+    old = story.bind(ALICE)
+    story.reserve(kept())
+    refused = story.say(MessageType.REQUEST, ALICE, ciaddr=old)
+    assert (refused.kind, refused.reason) == (MessageType.NAK, Reason.RESERVED)
+    assert story.bind(ALICE) == KEPT
+    assert story.table.counts[State.BOUND] == 1
+
+
+def test_the_lease_of_somebody_else_ends_when_its_client_renews_and_not_before(story: Story) -> None:
+    story.say(MessageType.DISCOVER, BOB, requested=KEPT)
+    story.say(MessageType.REQUEST, BOB, server=SERVER, requested=KEPT)
+    story.reserve(kept())
+    meanwhile = story.bind(ALICE)
+    assert meanwhile != KEPT, "never two guests with one address"
+    assert story.say(MessageType.REQUEST, ALICE, ciaddr=meanwhile).kind is MessageType.ACK, "it is served meanwhile"
+    refused = story.say(MessageType.REQUEST, BOB, ciaddr=KEPT)
+    assert (refused.kind, refused.reason) == (MessageType.NAK, Reason.RESERVED)
+    assert story.table.at(KEPT).state is State.COOLING
+    assert story.say(MessageType.REQUEST, ALICE, ciaddr=meanwhile).kind is MessageType.NAK
+    assert story.bind(ALICE) == KEPT, "at once: it need not cool for whom it is kept"
+    assert story.bind(BOB) not in (KEPT, 0)
+
+
+def test_an_offer_to_somebody_else_is_given_up(story: Story) -> None:
+    story.say(MessageType.DISCOVER, BOB, requested=KEPT)
+    story.reserve(kept())
+    assert story.say(MessageType.REQUEST, BOB, server=SERVER, requested=KEPT).kind is MessageType.NAK
+    assert story.bind(ALICE) == KEPT
+
+
+def test_a_reserved_address_that_was_declined_is_quarantined_all_the_same(story: Story) -> None:
+    story.reserve(kept())
+    story.bind(ALICE)
+    story.say(MessageType.DECLINE, ALICE, requested=KEPT, server=SERVER)
+    meanwhile = story.bind(ALICE)
+    assert meanwhile != KEPT
+    story.wait(601)
+    assert story.say(MessageType.DISCOVER, ALICE).address == KEPT
+
+
+def test_what_is_given_up_is_anybodys_again(pool_of: Callable[..., records.Pool]) -> None:
+    story = Story(pool_of(1), reservations=[kept(address=FIRST)])
+    assert story.say(MessageType.DISCOVER, BOB).kind is None
+    story.reserve()
+    assert story.bind(BOB) == FIRST
+
+
+def test_a_reservation_outside_the_pool_is_as_none(story: Story) -> None:
+    story.reserve(kept(address=FIRST + 100))
+    assert story.bind(ALICE) == FIRST
+
+
+def test_its_client_is_told_its_own_options_and_nobody_else_is(pool: records.Pool) -> None:
+    settings = Settings(Terms(), {15: b"example.org", 42: b"\x0a\0\0\1"})
+    story = Story(pool, settings, [kept(hostname="db", options={15: b"db.example.org"})])
+    mine, theirs = (story.hear(MessageType.DISCOVER, mac, asks=[12, 15, 42, 3]) for mac in (ALICE, BOB))
+    assert mine is not None
+    assert theirs is not None
+    assert [mine.options.get(code) for code in (12, 15, 42)] == [b"db", b"db.example.org", b"\x0a\0\0\1"]
+    assert [theirs.options.get(code) for code in (12, 15, 42)] == [None, b"example.org", b"\x0a\0\0\1"]
+    assert mine.options[3] == theirs.options[3]

@@ -12,10 +12,11 @@ from cocoon_net import records
 from cocoon_net.dhcp import wire
 from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.decision import Decision, end
-from cocoon_net.dhcp.lease import State
+from cocoon_net.dhcp.lease import Client, State
 from cocoon_net.dhcp.options import Code, MessageType
-from cocoon_net.dhcp.pool import Pool, Terms
+from cocoon_net.dhcp.pool import Pool
 from cocoon_net.dhcp.reply import EVERYONE, Way, decide, destination, render
+from cocoon_net.dhcp.settings import Settings, Terms
 from cocoon_net.dhcp.wire import Packet
 from cocoon_net.events import LeaseBound, LeaseReleased, LeaseRenewed
 
@@ -30,7 +31,7 @@ class Story:
     """A table, and messages to it; what is decided is done, as the server's batch does it."""
 
     def __init__(self, pool: records.Pool) -> None:
-        self.table = Allocator(Pool.of(pool, Terms(lease=3600, cooling=60, offer=30, quarantine=600)))
+        self.table = Allocator(Pool.of(pool, Settings(Terms(lease=3600, cooling=60, offer=30, quarantine=600))))
         self.now = NOW
 
     def say(self, kind: MessageType, mac: bytes = ALICE, **fields: Any) -> Decision:
@@ -100,7 +101,7 @@ def test_an_offer_is_kept_for_its_client_and_given_up_after_a_while(story: Story
     assert story.say(MessageType.DISCOVER, ALICE).address == offered, "asking again is offered the same"
     assert story.say(MessageType.DISCOVER, BOB, requested=offered).address != offered
     story.wait(31)
-    assert story.table.offered(ALICE) is None
+    assert story.table.offered(Client(ALICE)) is None
 
 
 # 4.3.2 REQUEST
@@ -110,7 +111,7 @@ def test_selecting_another_server_is_answered_by_silence_and_frees_our_offer(sto
     offered = story.say(MessageType.DISCOVER).address
     decision = story.say(MessageType.REQUEST, server=OTHER_SERVER, requested=offered)
     assert decision.kind is None
-    assert story.table.offered(ALICE) is None
+    assert story.table.offered(Client(ALICE)) is None
 
 
 def test_selecting_binds_what_was_offered(story: Story) -> None:
@@ -276,7 +277,7 @@ def test_no_address_is_ever_held_by_two_clients(pool_of: Callable[..., records.P
         offer = story.say(MessageType.DISCOVER, mac)
         if offer.kind is not None:
             story.say(MessageType.REQUEST, mac, server=SERVER, requested=offer.address)
-        if turn % 3 == 0 and (held := story.table.held(mac)) is not None:
+        if turn % 3 == 0 and (held := story.table.held(Client(mac))) is not None:
             story.say(MessageType.RELEASE, mac, ciaddr=held.address, server=SERVER)
         story.wait(turn % 40)
         bound = [lease for lease in story.table.leases.values() if lease.state is State.BOUND]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
 
 import pytest
 
 from cocoon_net.dhcp.projection import LeaseFile
+from cocoon_net.dhcp.reservation import Reservation
 from cocoon_net.dhcp.server import Server
+from cocoon_net.dhcp.settings import parse
 
 pytestmark = pytest.mark.root
 
@@ -17,7 +21,8 @@ case $1 in
 bound|renew)
   ip addr replace $ip/$mask dev $interface
   ip route replace default via $router dev $interface
-  echo "$1 $ip router=$router dns=$dns mtu=$mtu broadcast=$broadcast lease=$lease server=$serverid" ;;
+  echo "$1 $ip router=$router dns=$dns mtu=$mtu broadcast=$broadcast lease=$lease server=$serverid"
+  echo "domain=$domain hostname=$hostname" ;;
 *) echo "$1" ;;
 esac
 """
@@ -62,3 +67,20 @@ def test_a_guest_gets_its_address_and_everything_with_it(node, book, pool, servi
         assert "1 received" in node.execute(guest, "ping", "-c1", "-W2", "172.20.100.1")
     (row,) = json.loads((tmp_path / "leases.json").read_text())
     assert (row["mac"], row["ip"]) == (MAC.format(1), "172.20.100.10")
+
+
+def test_reservations_and_settings_reach_a_guest_after_a_reload(node, book, pool, serving, udhcpc):
+    guest = node.add_guest(MAC.format(1))
+    book.put_pool(pool, datetime(2026, 1, 1, tzinfo=UTC))
+    server = Server(book, pool)
+    with serving(node, server):
+        assert "bound 172.20.100.10 " in udhcpc(guest)
+        book.reserve(Reservation(bytes.fromhex("02005e100001"), IPv4Address("172.20.100.15"), "db"), 1)
+        server.reload(pool, parse('lease-time = "1h"\ndomain = "vms.example.org"'))
+        said = udhcpc(guest, "-O", "domain", "-O", "hostname")
+        assert "bound 172.20.100.15 " in said
+        assert "lease=3600 " in said
+        assert "domain=vms.example.org" in said
+        assert "hostname=db" in said
+        server.release(MAC.format(1))
+    assert node.routes() == set()
