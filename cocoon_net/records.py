@@ -123,6 +123,8 @@ class AddressSet:
     addresses: tuple[IPv4Address, ...] = _fact(())
     """Sorted; which ones is the cloud's choice."""
     interface_id: str = _fact()
+    added: tuple[IPv4Address, ...] = _fact(())
+    """Those of them that we assigned, sorted."""
     ours: bool | None = _mark()
 
 

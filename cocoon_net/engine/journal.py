@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cocoon_net.engine.history import Deed, History
 from cocoon_net.engine.machine import ABANDONED, DONE, PLANNED
-from cocoon_net.engine.model import Change, Ledger, Origin, Row, Verb
+from cocoon_net.engine.model import Change, Ledger, Origin, Row, Undertaken, Verb
 from cocoon_net.engine.workflow import Plan
 from cocoon_net.errors import CocoonError, StoreError, WorldError
 from cocoon_net.records import Instance, Record, decode, encode
@@ -346,6 +346,18 @@ class Journal:
             for row in rows
         }
 
+    def open(self, lineage: str) -> tuple[Undertaken, ...]:
+        """Return what was undertaken in a lineage and has not come to rest since, oldest first."""
+        rows = self._db.query("SELECT * FROM operations WHERE lineage = ? AND settled = 0 ORDER BY id", [lineage])
+        return tuple(
+            Undertaken(
+                Change(row["step"], row["key"], Verb(row["verb"]), _record(row["want"]), _record(row["seen"])),
+                row["outcome"],
+                json.loads(row["details"]),
+            )
+            for row in rows
+        )
+
     # What `workflow show` reads
 
     def visits(self, run: str) -> dict[str, dict[str, Any]]:
@@ -390,6 +402,10 @@ def _run(row: dict[str, Any]) -> Run:
         updated_at=row["updated_at"],
         seconds=row["seconds"],
     )
+
+
+def _record(text: str | None) -> Record | None:
+    return decode(json.loads(text)) if text else None
 
 
 def _json(record: Record | None) -> str | None:

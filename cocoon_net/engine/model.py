@@ -6,7 +6,7 @@ the world; it knows nothing of steps. A want function is pure; it knows only the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -91,6 +91,17 @@ def _spell(value: object) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Undertaken:
+    """A change that was intended in this lineage, and whose step has not come to rest since."""
+
+    change: Change
+    outcome: str
+    """``pending``, ``done``, ``failed``, or ``unknown`` when nobody can say."""
+    details: Mapping[str, str]
+    """What the inventory told when it was done."""
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One line of the ledger: a thing we look after, as last seen, and how it was before our first change."""
 
@@ -116,6 +127,12 @@ class Context:
     lineage: str
     """One provisioning of one node, from its first init to the end of its teardown."""
     now: datetime
+    open: Sequence[Undertaken] = ()
+    """What was undertaken and has not come to rest, oldest first: what a crash may have left half-known."""
+
+    def undertaken(self, step: str, key: str) -> Iterator[Undertaken]:
+        """Return what is open at one key."""
+        return (act for act in self.open if (act.change.step, act.change.key) == (step, key))
 
     def records(self, step: str) -> dict[str, Any]:
         """Return what the ledger knows of ``step``: key -> record, sorted by key."""
@@ -164,8 +181,8 @@ class Step:
     want: Want
     prune: bool = False
     """Whether keys that are ours and not wanted are deleted on the way up, too."""
-    restores: bool = True
-    """Whether a teardown puts back what we changed on a thing that was there before us."""
+    leaves: Callable[[Record], Record | None] | None = None
+    """What a teardown leaves of a thing that ours is only a part of; without it, all is ours or nothing."""
     part_of: str = ""
     """The step whose thing of the same key takes this one along when it is deleted."""
     permanent: bool = False

@@ -55,9 +55,12 @@ def spared(step: Step, seen: Mapping[str, Record], ledger: Ledger) -> Wanted:
         parent = ledger.get((step.part_of, key))
         if parent is not None and removable(parent.record, parent):
             kept[key] = record  # it goes with its parent; a call of its own would be one too many
+        elif step.leaves is not None and (row is None or row.origin is not Origin.ADOPTED):
+            if (left := step.leaves(record)) is not None:
+                kept[key] = left
         elif removable(record, row) and not step.permanent:
             continue
-        elif row is not None and row.origin is Origin.FOUND and row.before is not None and step.restores:
+        elif row is not None and row.origin is Origin.FOUND and row.before is not None:
             kept[key] = row.before
         else:
             kept[key] = record

@@ -333,7 +333,8 @@ class Runner:
         return rows
 
     def _context(self, run: Run) -> Context:
-        return Context(run.spec, run.instance, self._journal.ledger(), run.lineage, self._clock.now())
+        ledger, undertaken = self._journal.ledger(), self._journal.open(run.lineage)
+        return Context(run.spec, run.instance, ledger, run.lineage, self._clock.now(), undertaken)
 
 
 def _at_rest(seen: Seen) -> dict[str, Record]:

@@ -16,7 +16,7 @@ STEPS: dict[str, Step] = {
         Step("enis", cloud.enis),
         Step("ingress", cloud.ingress),
         Step("attach", cloud.attach),
-        Step("addresses", cloud.addresses, part_of="enis", restores=False),
+        Step("addresses", cloud.addresses, part_of="enis", leaves=cloud.without_ours),
         Step("links", node.links, part_of="attach"),
         Step("bridge", node.bridge),
         Step("sysctl", node.sysctl, permanent=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cocoon_net.engine.model import Context, Wanted
 from cocoon_net.engine.plan import natural
@@ -96,6 +96,14 @@ def addresses(cx: Context, seen: Mapping[str, Record]) -> Wanted:
         if max(share, has):
             wanted[key] = AddressSet(max(share, has))
     return wanted
+
+
+def without_ours(record: Record) -> Record | None:
+    """Return an interface's addresses as a teardown leaves them: those that we did not add; None if there are none."""
+    if not isinstance(record, AddressSet):
+        return record
+    others = tuple(address for address in record.addresses if address not in record.added)
+    return replace(record, count=len(others), addresses=others, added=()) if others else None
 
 
 def _interfaces(cx: Context) -> list[str]:

@@ -67,7 +67,14 @@ def test_the_mark_decides_and_without_one_the_ledger(mark: bool | None, origin: 
 def test_a_found_thing_is_put_back_as_it_was() -> None:
     ledger = {("s", "a"): Row("s", "a", Origin.FOUND, ONE, before=TWO)}
     assert spared(step(), {"a": ONE}, ledger) == {"a": TWO}
-    assert spared(step(restores=False), {"a": ONE}, ledger) == {"a": ONE}
+
+
+def test_a_thing_that_ours_is_a_part_of_is_left_without_ours() -> None:
+    part = step(leaves=lambda record: TWO if record == ONE else None)
+    assert spared(part, {"a": ONE}, {}) == {"a": TWO}
+    assert spared(part, {"a": TWO}, {}) == {}, "nothing of others in it: it goes"
+    adopted = {("s", "a"): Row("s", "a", Origin.ADOPTED, ONE)}
+    assert spared(part, {"a": ONE}, adopted) == {"a": ONE}
 
 
 def test_a_part_goes_with_its_whole() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from cocoon_net.cloud.volcengine import eni as enis
 from cocoon_net.cloud.volcengine.client import Client
 from cocoon_net.cloud.volcengine.eni import Eni, id_of, instance_of, known_ids
+from cocoon_net.cloud.volcengine.fence import Act, fence
 from cocoon_net.engine.model import Busy, Call, Change, Context, Seen, Verb, Via
 from cocoon_net.errors import CloudError, CloudGone, CloudTransient, InvariantError, Unsupported
 from cocoon_net.records import Attachment
@@ -44,14 +45,7 @@ class Attachments:
                     "each node needs a --node-name of its own",
                 )
             case Verb.DELETE, _, Attachment() as seen:
-                here = instance_of(cx).instance_id
-                if seen.ours is False or seen.instance_id != here:
-                    raise CloudError(
-                        f"{change.key} ({seen.interface_id}) is attached to {seen.instance_id} "
-                        "and is not ours to detach",
-                        hint="it was left alone",
-                    )
-                params = {"InstanceId": here, "NetworkInterfaceId": seen.interface_id}
+                params = {"InstanceId": instance_of(cx).instance_id, "NetworkInterfaceId": seen.interface_id}
                 return (Call(Via.CLOUD, "DetachNetworkInterface", params),)
         raise InvariantError(f"the inventory of attachments cannot {change.verb} {change.want or change.seen!r}")
 
@@ -60,7 +54,7 @@ class Attachments:
         (call,) = self.calls(change, cx)
         match change.seen:
             case Attachment() as seen:
-                return self._detach(call, seen)
+                return self._detach(call, change.key, seen, cx)
             case _:
                 return self._attach(change.key, call)
 
@@ -84,7 +78,12 @@ class Attachments:
                 hint="delete it in the cloud's console; the same command then makes another",
             )
 
-    def _detach(self, call: Call, seen: Attachment) -> Mapping[str, str]:
+    def _detach(self, call: Call, key: str, seen: Attachment, cx: Context) -> Mapping[str, str]:
+        """Read the interface, refuse what is not ours, then detach it; gone or detached is success."""
+        there = enis.read(self._client, seen.interface_id)
+        if there is None or not there.instance_id:
+            return {"id": seen.interface_id}
+        fence(Act.DETACH, there, key, cx)
         try:
             result = self._client.perform(call)
         except CloudGone:

@@ -18,6 +18,7 @@ from cocoon_net.errors import CloudGone, CloudTransient, InvariantError
 from cocoon_net.records import Instance, Interface
 
 DESCRIBE = "DescribeNetworkInterfaces"
+READ = "DescribeNetworkInterfaceAttributes"
 SETS = "NetworkInterfaceSets"
 
 _MOST_IDS = 100
@@ -49,7 +50,7 @@ class Eni:
         return self.tags.get(KEY, "")
 
     def ours(self, node: str) -> bool | None:
-        """Return True for a mark of ours, False for another node's or a thing never to be touched, None for none."""
+        """Return True for a mark of ours, False for another's or a thing never to be touched, None for none."""
         if self.is_primary or self.service_managed:
             return False
         return ours(self.tags, node)
@@ -92,6 +93,15 @@ def look_up(client: Client, ids: Iterable[str]) -> dict[str, Eni]:
     for start in range(0, len(wanted), _MOST_IDS):
         found |= _some(client, wanted[start : start + _MOST_IDS])
     return {key: eni for key, eni in found.items() if key in wanted}
+
+
+def read(client: Client, identifier: str) -> Eni | None:
+    """Read one interface anew (DescribeNetworkInterfaceAttributes); None when it is gone."""
+    try:
+        thing = client.call(READ, {"NetworkInterfaceId": identifier})
+    except CloudGone:
+        return None
+    return parse(thing) if thing.get("NetworkInterfaceId") else None
 
 
 def _some(client: Client, ids: list[str]) -> dict[str, Eni]:

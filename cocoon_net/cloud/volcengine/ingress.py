@@ -14,8 +14,9 @@ from typing import Any
 from cocoon_net.cloud.volcengine import eni as enis
 from cocoon_net.cloud.volcengine.client import Client, objects
 from cocoon_net.cloud.volcengine.eni import instance_of
+from cocoon_net.cloud.volcengine.fence import fence_rule
 from cocoon_net.cloud.volcengine.tags import NODE, OURS, filters
-from cocoon_net.engine.model import Busy, Call, Change, Context, Origin, Seen, Verb, Via
+from cocoon_net.engine.model import Busy, Call, Change, Context, Seen, Verb, Via
 from cocoon_net.errors import CloudError, CloudGone, CloudTransient, InvariantError, Unsupported
 from cocoon_net.records import IngressRule
 
@@ -119,16 +120,13 @@ class Ingress:
 
         CloudTransient when another node began to use it since we looked: the next look then spares it.
         """
-        row = cx.ledger.get(("ingress", key))
-        created = row is not None and row.origin is Origin.CREATED
         try:
             same = [r for r in _rules(self._described(seen.group)) if r.networks == (seen.cidr,) and not r.listed]
             accepting = [rule for rule in same if rule.policy == "accept"]
-            rule = next((r for r in accepting if r.ours), accepting[0] if accepting and created else None)
-            if rule is None and accepting:
-                raise CloudError(f"the rule {key} is not ours to remove: it carries no mark", hint="it was left alone")
-            if rule is None:
+            if not accepting:
                 return {"id": seen.group}
+            rule = next((r for r in accepting if r.ours), accepting[0])
+            fence_rule(rule.ours, key, cx)
             if self._others(seen.group, cx.spec.node_name):
                 raise CloudTransient(f"another node has begun to use the rule {key}", code="Shared")
             result = self._client.perform(_revoke(seen, rule.priority))

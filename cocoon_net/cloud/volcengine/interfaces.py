@@ -2,7 +2,7 @@
 
 Ours are those tagged with this node's name, wherever in the VPC they are. Those without any mark that are attached to
 this instance in the node's subnet are found: the ledger decides what may be done with them. Nothing else is ever seen:
-no primary interface, none that a service of the cloud manages, none that is marked for another node.
+no primary interface, none that a service of the cloud manages, none that another node or program has marked.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from cocoon_net.cloud.volcengine import eni as enis
 from cocoon_net.cloud.volcengine import subnet
 from cocoon_net.cloud.volcengine.client import Client
 from cocoon_net.cloud.volcengine.eni import Eni, instance_of, known_ids
+from cocoon_net.cloud.volcengine.fence import Act, fence
 from cocoon_net.cloud.volcengine.tags import filters, marks, owner
-from cocoon_net.engine.model import Busy, Call, Change, Context, Origin, Seen, Verb, Via
-from cocoon_net.errors import CloudError, CloudGone, CloudTransient, InvariantError, Unsupported
+from cocoon_net.engine.model import Busy, Call, Change, Context, Seen, Verb, Via
+from cocoon_net.errors import CloudGone, CloudTransient, InvariantError, Unsupported
 from cocoon_net.records import Interface, Subnet
 from cocoon_net.spec import Spec
 
@@ -78,7 +79,7 @@ class Interfaces:
                 return self._create(*self.calls(change, cx), token=token)
             case Verb.UPDATE, Interface() as seen:
                 (call,) = self.calls(change, cx)
-                return {"id": seen.id, "request_id": _request(self._client.perform(call))}
+                return self._change(call, change.key, seen, cx)
             case Verb.DELETE, Interface() as seen:
                 return self._delete(change.key, seen, cx)
         raise InvariantError(f"the inventory of interfaces cannot {change.verb} {change.want or change.seen!r}")
@@ -100,36 +101,28 @@ class Interfaces:
             raise CloudTransient("CreateNetworkInterface answered without the interface's id", code="Unreadable")
         return {"id": made, "request_id": _request(result)}
 
+    def _change(self, call: Call, key: str, seen: Interface, cx: Context) -> Mapping[str, str]:
+        """Read the interface, refuse what is not ours, then give it other groups."""
+        there = enis.read(self._client, seen.id)
+        if there is None:
+            raise CloudTransient(f"{key} ({seen.id}) is gone", code="Gone")
+        fence(Act.CHANGE, there, key, cx)
+        return {"id": seen.id, "request_id": _request(self._client.perform(call))}
+
     def _delete(self, key: str, seen: Interface, cx: Context) -> Mapping[str, str]:
         """Read the interface, refuse what is not ours, then delete it; gone is success.
 
         One that is still attached here (a ledger was lost) is detached instead, and deleted after the next look.
         """
+        there = enis.read(self._client, seen.id)
+        if there is None:
+            return {"id": seen.id}
+        fence(Act.DELETE, there, key, cx)
         try:
-            thing = self._client.call("DescribeNetworkInterfaceAttributes", {"NetworkInterfaceId": seen.id})
-            if not thing.get("NetworkInterfaceId"):
-                return {"id": seen.id}
-            there = enis.parse(thing)
-            here = instance_of(cx).instance_id
-            self._refuse_foreign(key, there, here, cx)
             result = self._client.perform(_detach(seen, cx) if there.status == "InUse" else _delete(seen))
         except CloudGone:
             return {"id": seen.id}
         return {"id": seen.id, "request_id": _request(result)}
-
-    def _refuse_foreign(self, key: str, there: Eni, here: str, cx: Context) -> None:
-        row = cx.ledger.get(("enis", key))
-        created = row is not None and row.origin is Origin.CREATED
-        same = row is not None and isinstance(row.record, Interface) and row.record.id == there.id
-        if there.is_primary or there.service_managed:
-            why = "it is the primary one" if there.is_primary else "a service of the cloud manages it"
-        elif there.instance_id and there.instance_id != here:
-            why = f"it is attached to {there.instance_id}"
-        elif there.ours(cx.spec.node_name) or (there.ours(cx.spec.node_name) is None and created and same):
-            return
-        else:
-            why = "it carries another node's mark" if there.ours(cx.spec.node_name) is False else "it carries no mark"
-        raise CloudError(f"the interface {there.id} ({key}) is not ours to delete: {why}", hint="it was left alone")
 
 
 def _detach(seen: Interface, cx: Context) -> Call:

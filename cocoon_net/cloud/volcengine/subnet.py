@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from ipaddress import IPv4Network
 from typing import Any
 
+from cocoon_net.cloud.volcengine import eni as enis
 from cocoon_net.cloud.volcengine.client import Client
 from cocoon_net.cloud.volcengine.eni import instance_of
+from cocoon_net.cloud.volcengine.fence import fence_subnet
 from cocoon_net.cloud.volcengine.tags import marks, ours, owner, tags_of
-from cocoon_net.engine.model import Busy, Call, Change, Context, Later, Origin, Seen, Verb, Via
+from cocoon_net.engine.model import Busy, Call, Change, Context, Later, Seen, Verb, Via
 from cocoon_net.errors import CloudError, CloudGone, CloudQuota, CloudTransient, InvariantError, Unsupported
 from cocoon_net.records import Subnet
 
@@ -92,29 +94,31 @@ class Subnets:
             thing = self._client.call("DescribeSubnetAttributes", {"SubnetId": seen.id})
             if not thing.get("SubnetId"):
                 return {"id": seen.id}
-            row = cx.ledger.get(("subnet", KEY))
-            created = (
-                row is not None
-                and row.origin is Origin.CREATED
-                and isinstance(row.record, Subnet)
-                and row.record.id == seen.id
-            )
-            tags = tags_of(thing)
-            match ours(tags, cx.spec.node_name):
-                case True:
-                    pass
-                case None if created:
-                    pass
-                case _:
-                    raise CloudError(
-                        f"the subnet {seen.id} ({seen.cidr}) is not ours to delete: "
-                        f"{f'it belongs to {owner(tags)!r}' if owner(tags) else 'it carries no mark'}",
-                        hint="delete it by hand if nobody needs it",
-                    )
+            fence_subnet(seen.id, tags_of(thing), cx)
             result = self._client.perform(call)
         except CloudGone:
             return {"id": seen.id}
+        except CloudTransient as error:
+            if error.code.endswith(".InUse"):
+                self._explain_inhabitants(seen, cx, error)
+            raise
         return {"id": seen.id, "request_id": str(result.get("RequestId", ""))}
+
+    def _explain_inhabitants(self, seen: Subnet, cx: Context, error: CloudTransient) -> None:
+        """Raise Unsupported if interfaces that will not go by themselves are in the subnet: waiting will not help."""
+        here, node = instance_of(cx).instance_id, cx.spec.node_name
+        there = [each for each in enis.listing(self._client, SubnetId=seen.id) if each.status != "Deleting"]
+        # A listing that lags shows ours that were just deleted.
+        lasting = sorted(each.id for each in there if not each.ours(node) or each.instance_id not in ("", here))
+        if lasting:
+            raise Unsupported(
+                f"the subnet {seen.cidr} ({seen.id}) is not empty: {', '.join(lasting[:5])} "
+                f"{'is' if len(lasting) == 1 else 'are'} in it and not ours to delete",
+                hint="delete them where nobody needs them, then give the same command again; "
+                "or leave the subnet: cocoon-net run teardown --abandon",
+                code=error.code,
+                request_id=error.request_id,
+            )
 
     def _listed(self, cx: Context) -> list[dict[str, Any]]:
         vpc = instance_of(cx).vpc_id

@@ -1,4 +1,8 @@
-"""Ownership that anybody can see: the tags that we put on what we make. Pure."""
+"""Ownership that anybody can see: the tags that we put on what we make, and those of others. Pure.
+
+Programs put a namespace into the keys of their tags (``k8s:cello:created-by``, ``volc:vke:cluster-id``,
+``io.cilium/...``); people do not (``team``). A thing that bears a program's tag and not ours is that program's.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,9 @@ LINEAGE = "cocoon-net:lineage"
 
 OURS = "cocoon-net"
 """The value of PRODUCT, and how the description of each rule of ours begins."""
+
+_NEUTRAL = ("cocoon-net:", "sys:tag:", "volc:tag:")
+"""Namespaces that tell nothing of an owner: ours, whose PRODUCT decides, and the cloud's note of who called."""
 
 
 def marks(node: str, key: str, lineage: str) -> list[dict[str, str]]:
@@ -36,7 +43,19 @@ def owner(tags: Mapping[str, str]) -> str:
     return tags.get(NODE, "") if tags.get(PRODUCT) == OURS else ""
 
 
+def stranger(tags: Mapping[str, str]) -> str:
+    """Return the tag by which another program claims a thing; empty where none does."""
+    if tags.get(PRODUCT, OURS) != OURS:
+        return f"{PRODUCT}={tags[PRODUCT]}"
+    return next((key for key in sorted(tags) if _is_a_program_s(key)), "")
+
+
 def ours(tags: Mapping[str, str], node: str) -> bool | None:
-    """Return True for a mark of ours, False for another node's, None for none."""
-    name = owner(tags)
-    return name == node if name else None
+    """Return True for a mark of ours, False for another node's or another program's, None for none."""
+    if name := owner(tags):
+        return name == node
+    return False if stranger(tags) else None
+
+
+def _is_a_program_s(key: str) -> bool:
+    return (":" in key or "/" in key) and not key.startswith(_NEUTRAL)

@@ -108,7 +108,7 @@ def test_things_of_others_are_never_deleted(node):
     primary = node.instance.primary_interface_id
     before = node.enis()
     for identifier, why in [
-        (other_node, "another node's mark"),
+        (other_node, "the mark of node 'another'"),
         (managed, "a service of the cloud"),
         (unmarked, "no mark"),
         (away, f"attached to {node.cloud.instance_id('node2')}"),

@@ -87,7 +87,7 @@ def test_one_of_another_node_is_seen_as_such_and_never_deleted(node_of):
     (seen,) = node.look("subnet").values()
     assert seen.ours is False
     node.ledger["subnet", "subnet"] = Row("subnet", "subnet", Origin.CREATED, seen)
-    with pytest.raises(CloudError, match="it belongs to 'another'"):
+    with pytest.raises(CloudError, match="the mark of node 'another'"):
         node.apply(Change("subnet", "subnet", Verb.DELETE, None, seen))
 
 
