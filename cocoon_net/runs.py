@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING
 
 from cocoon_net import __version__
 from cocoon_net.clock import Clock, SystemClock
-from cocoon_net.engine.forecast import Outlook
 from cocoon_net.engine.journal import Journal, Run
 from cocoon_net.engine.machine import PLANNED, RunMachine
-from cocoon_net.engine.model import Context
 from cocoon_net.engine.runner import FIRST_PAUSE, GROWTH, LONGEST_PAUSE, Runner
 from cocoon_net.engine.workflow import load
 from cocoon_net.errors import Refused, SpecError, WorldError
@@ -30,7 +28,7 @@ from cocoon_net.spec import Spec
 from cocoon_net.steps import STEPS
 from cocoon_net.steps.cloud import size
 from cocoon_net.stop import Stop
-from cocoon_net.store import open_database, open_memory
+from cocoon_net.store import open_copy, open_database, open_memory
 from cocoon_net.world import World
 
 if TYPE_CHECKING:
@@ -77,21 +75,21 @@ def at(site: Site, workflow: str, *, bus: Bus, say: Say, clock: Clock | None = N
 
 @contextmanager
 def glance(site: Site, workflow: str, *, bus: Bus, say: Say) -> Iterator[Desk]:
-    """Read the database for a command that changes nothing; where there is none, an empty one in memory."""
-    require_root(f"{workflow} --dry-run")
-    database = open_database(site.database) if site.database.exists() else open_memory()
+    """Look at a copy of the database for a command that changes nothing; where there is none, at an empty one."""
+    require_root(f"looking ahead at {workflow}", "reads")
+    database = open_copy(site.database) if site.database.exists() else open_memory()
     try:
         yield Desk(site, database, Journal(database), bus, SystemClock(), say)
     finally:
         database.close()
 
 
-def require_root(what: str) -> None:
+def require_root(what: str, does: str = "changes") -> None:
     """Raise Refused unless we are root: links, rules and kernel settings are root's."""
     if os.geteuid() != 0:
         user = pwd.getpwuid(os.geteuid()).pw_name
         raise Refused(
-            f"{what} changes links, rules and kernel settings and must run as root, not as {user}", hint="sudo"
+            f"{what} {does} links, rules and kernel settings and must run as root, not as {user}", hint="sudo"
         )
 
 
@@ -111,11 +109,21 @@ def begin(desk: Desk, workflow: str, spec: Spec) -> Run:
     Raises SpecError when an unfinished run or a provisioned node asks for something else, CloudQuota when the pool
     does not fit the instance: before anything is written or made.
     """
-    unfinished = desk.journal.unfinished()
+    if standing(desk.journal, workflow, spec) is not None:
+        return resume(desk, workflow)
+    instance = describe(desk, spec)
+    if workflow == "init":
+        size(spec, instance)
+    return _start(desk, workflow, spec, instance)
+
+
+def standing(journal: Journal, workflow: str, spec: Spec) -> Run | None:
+    """Return the unfinished run that the same flags go on with; None where they start a new one. Raises SpecError."""
+    unfinished = journal.unfinished()
     if unfinished is not None and unfinished.workflow == workflow:
         differences = unfinished.spec.differences(spec)
         if not differences:
-            return resume(desk, workflow)
+            return unfinished
         raise SpecError(
             [f"{unfinished.id} is not finished (it stands in {unfinished.state!r}) and was asked for:", *differences],
             hint="--resume goes on with it as it was asked for; --abandon gives it up and starts with these flags",
@@ -126,11 +134,8 @@ def begin(desk: Desk, workflow: str, spec: Spec) -> Run:
             hint=f"`cocoon-net run {unfinished.workflow} --resume` finishes it, "
             f"`cocoon-net run {unfinished.workflow} --abandon` gives it up",
         )
-    _same_node(desk, spec)
-    instance = _describe(desk, desk.world(spec))
-    if workflow == "init":
-        size(spec, instance)
-    return _start(desk, workflow, spec, instance)
+    _same_node(journal, spec)
+    return None
 
 
 def begin_teardown(desk: Desk) -> Run:
@@ -172,17 +177,6 @@ def abandon(desk: Desk, run: Run) -> None:
     machine.abandon()
 
 
-def compare(desk: Desk, workflow: str, spec: Spec) -> tuple[Outlook, ...]:
-    """Look at every step of a workflow and change nothing."""
-    world = desk.world(spec)
-    runner = Runner(desk.journal, STEPS, world.inventories, clock=desk.clock, bus=desk.bus)
-    instance = _describe(desk, world)
-    if workflow == "init":
-        size(spec, instance)
-    cx = Context(spec, instance, desk.journal.ledger(), desk.journal.lineage(), desk.clock.now())
-    return runner.compare(load(workflow, STEPS, desk.site.workflow_dir), cx)
-
-
 def provisioned(journal: Journal) -> Run:
     """Return the run that says what this node is: the unfinished one, else the last init or adopt that ended.
 
@@ -194,13 +188,13 @@ def provisioned(journal: Journal) -> Run:
     return run
 
 
-def _describe(desk: Desk, world: World) -> Instance:
+def describe(desk: Desk, spec: Spec) -> Instance:
     """Ask for the facts of this instance, again for a while when the cloud is in trouble. Raises WorldError."""
     deadline = desk.clock.monotonic() + PATIENCE_OF_FACTS
     pause = FIRST_PAUSE
     while True:
         try:
-            return world.describe()
+            return desk.world(spec).describe()
         except WorldError as error:
             if not error.retryable or desk.clock.monotonic() + pause > deadline:
                 raise
@@ -209,11 +203,11 @@ def _describe(desk: Desk, world: World) -> Instance:
         pause = min(pause * GROWTH, LONGEST_PAUSE)
 
 
-def _same_node(desk: Desk, spec: Spec) -> None:
+def _same_node(journal: Journal, spec: Spec) -> None:
     """Refuse to provision a second subnet or name over a first one: its things would be forgotten."""
-    if not desk.journal.lineage():
+    if not journal.lineage():
         return
-    last = provisioned(desk.journal)
+    last = provisioned(journal)
     differences = [d for d in last.spec.differences(spec) if d.startswith(("--subnet", "--node-name", "--platform"))]
     if differences:
         raise SpecError(

@@ -217,14 +217,46 @@ def open_database(path: Path) -> Database:
         _migrate(database, path)
     except sqlite3.Error as error:
         connection.close()
-        raise StoreError(
-            f"{path} cannot be used: {error}",
-            hint="keep the file, and see 'A damaged database' in docs/operations.md",
-        ) from error
+        raise _unusable(path, error) from error
     except BaseException:
         connection.close()
         raise
     return database
+
+
+def open_copy(path: Path) -> Database:
+    """Read the database at ``path`` into memory, migrated there: whatever is written to it is never written to disk.
+
+    Raises StoreError when it is damaged or of a newer version.
+    """
+    from sqlite_utils import Database
+
+    log = path.with_name(f"{path.name}-wal")
+    copy = sqlite3.connect(":memory:", check_same_thread=False)
+    try:
+        while True:
+            # Without a log nobody has it open, and looking must not make one (https://www.sqlite.org/wal.html).
+            busy = log.exists()
+            source = sqlite3.connect(f"{path.absolute().as_uri()}?{'mode=ro' if busy else 'immutable=1'}", uri=True)
+            with contextlib.closing(source):
+                source.backup(copy)
+            if busy or not log.exists():
+                break
+        database = Database(copy)
+        _migrate(database, path, keep=False)
+    except sqlite3.Error as error:
+        copy.close()
+        raise _unusable(path, error) from error
+    except BaseException:
+        copy.close()
+        raise
+    return database
+
+
+def _unusable(path: Path, error: sqlite3.Error) -> StoreError:
+    return StoreError(
+        f"{path} cannot be used: {error}", hint="keep the file, and see 'A damaged database' in docs/operations.md"
+    )
 
 
 def open_memory() -> Database:
@@ -232,7 +264,7 @@ def open_memory() -> Database:
     from sqlite_utils import Database
 
     database = Database(sqlite3.connect(":memory:", check_same_thread=False))
-    _migrate(database, Path(":memory:"))
+    _migrate(database, Path(":memory:"), keep=False)
     return database
 
 
@@ -244,7 +276,8 @@ def tune(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA busy_timeout = 10000")
 
 
-def _migrate(database: Database, path: Path) -> None:
+def _migrate(database: Database, path: Path, *, keep: bool = True) -> None:
+    """Bring the schema up to this version; ``keep`` puts a copy of the old one beside it first."""
     from sqlite_utils import Migrations
 
     known = Migrations(SCHEMA)
@@ -257,7 +290,7 @@ def _migrate(database: Database, path: Path) -> None:
             hint="install that version again, or restore the backup it made before it upgraded the database",
         )
     pending = known.pending(database)
-    if pending and len(pending) < len(MIGRATIONS):
+    if keep and pending and len(pending) < len(MIGRATIONS):
         backup = sqlite3.connect(path.with_suffix(f".before-{pending[0].name}"))
         with contextlib.closing(backup):
             database.conn.backup(backup)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from cocoon_net import store
 from cocoon_net.errors import StoreError
-from cocoon_net.store import MIGRATIONS, open_database
+from cocoon_net.store import MIGRATIONS, open_copy, open_database
 
 
 def test_a_directory_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
@@ -67,3 +68,38 @@ def test_a_process_that_opens_twice_keeps_its_log_when_another_comes_and_goes(tm
     one.close()
     again = open_database(path)
     assert [row["name"] for row in again.query("SELECT name FROM meta ORDER BY name")] == ["b", "lineage"]
+
+
+def test_a_copy_is_read_without_a_trace_and_what_is_written_to_it_stays_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "node.db"
+    database = open_database(path)
+    database.execute("INSERT INTO meta VALUES ('a', 'logged')")
+    database.conn.commit()
+    (row,) = open_copy(path).query("SELECT value FROM meta")
+    assert row["value"] == "logged", "what only the log holds, too"
+    database.close()
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    copy = open_copy(path)
+    copy.execute("DELETE FROM meta")
+    copy.conn.commit()
+    copy.close()
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+
+
+def test_a_copy_of_an_older_database_is_migrated_in_memory_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "node.db"
+    with monkeypatch.context() as older:
+        older.setattr(store, "MIGRATIONS", {"0001_engine": store.MIGRATIONS["0001_engine"]})
+        open_database(path).close()
+    copy = open_copy(path)
+    assert list(copy.query("SELECT * FROM leases")) == []
+    assert [each.name for each in tmp_path.iterdir()] == ["node.db"], "no copy of the old one beside it"
+
+
+def test_a_copy_of_a_damaged_database_is_a_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "node.db"
+    path.write_bytes(b"SQLite format 3\0" + b"\xff" * 8000)
+    with pytest.raises(StoreError, match="cannot be used"):
+        open_copy(path)

@@ -19,6 +19,7 @@ COMMANDS = {
         "Provision this node: subnet, interfaces, addresses, bridge, rules, DHCP pool.",
     ),
     "adopt": ("cocoon_net.cli.run:adopt", "Bring a node that was provisioned by hand under management."),
+    "plan": ("cocoon_net.cli.plan:plan", "Show what init, adopt or teardown would do, object by object."),
     "daemon": ("cocoon_net.cli.daemon:daemon", "Serve DHCP and keep the routes of the leases."),
     "status": ("cocoon_net.cli.status:status", "Show the pool of this node."),
     "teardown": ("cocoon_net.cli.run:teardown", "Remove what init made, in reverse order."),

@@ -8,15 +8,15 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from cocoon_net.engine.forecast import Outlook
+import click
+
 from cocoon_net.engine.journal import Journal, Run
 from cocoon_net.engine.machine import DONE, PLANNED
-from cocoon_net.engine.model import Change
 from cocoon_net.engine.plan import natural
 from cocoon_net.events import Bus, ChangeApplied, StepEntered, StepSettled, StepWaiting
 
@@ -91,48 +91,18 @@ class Progress:
         self.say(f"{event.step:<10} {what:<12} {event.seconds:6.2f} s")
 
 
-def render_plan(looks: Sequence[Outlook]) -> tuple[str, int]:
-    """Return the difference of every step as text, and how many changes there are."""
-    lines: list[str] = []
-    count = 0
-    for look in looks:
-        for planned in look.changes:
-            change = planned.change
-            count += 1
-            lines.append(f"{_SIGN[change.verb]} {look.step:<10} {change.key:<28} {_what(change)}")
-            lines += [f"    {call}" for call in planned.calls]
-        lines += [f"… {look.step:<10} waiting for {why}" for why in look.waiting]
-    lines.append(f"{count} change{'' if count == 1 else 's'}" if count else "no changes: the world is as wanted")
-    return "\n".join(lines), count
+def print_lines(lines: Iterable[tuple[str, str]]) -> None:
+    """Print lines of (style, text): in colours on a terminal, which folds them as it likes; plain elsewhere."""
+    if not sys.stdout.isatty():
+        for _, text in lines:
+            click.echo(text)
+        return
+    from rich.console import Console
+    from rich.text import Text
 
-
-_SIGN = {"create": "+", "update": "~", "delete": "-"}
-
-
-def _what(change: Change) -> str:
-    from dataclasses import fields
-
-    record = change.want if change.want is not None else change.seen
-    parts = []
-    for field in fields(record) if record is not None else ():
-        if not field.compare:
-            continue
-        want, seen = getattr(change.want, field.name, None), getattr(change.seen, field.name, None)
-        if change.verb == "update" and want != seen:
-            parts.append(f"{field.name}: {_short(seen)} → {_short(want)}")
-        elif change.verb != "update":
-            parts.append(f"{field.name}={_short(getattr(record, field.name))}")
-    return ", ".join(parts)
-
-
-def _short(value: Any) -> str:
-    match value:
-        case tuple():
-            text = ",".join(str(item) for item in value)
-        case _:
-            text = str(value)
-    text = text.replace("\n", " ")
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    console = Console(highlight=False)
+    for style, text in lines:
+        console.print(Text(text, style=style), soft_wrap=True)
 
 
 # Runs

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from cocoon_net.cli.options import site_from, site_options
-from cocoon_net.errors import DriftFound, SpecError
+from cocoon_net.errors import SpecError
 from cocoon_net.site import Site
 from cocoon_net.spec import DEFAULT_DNS, PLATFORMS, POOL_SIZE_ADOPT, POOL_SIZE_INIT, Spec, parse
 
+if TYPE_CHECKING:
+    from cocoon_net.cli.render import Progress
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+PLACES = ("state_dir", "run_dir", "cni_conf_dir", "metadata_url")
+"""Flags that say where things are."""
+
+HOW = ("resume", "abandon", "dry_run", "out", "as_json")
+"""Flags that say how to go about it."""
 
 
 def _how(command: F) -> F:
@@ -27,7 +38,7 @@ def _how(command: F) -> F:
     return site_options(command)
 
 
-def _what(pool_size: int) -> Callable[[F], F]:
+def what(pool_size: int) -> Callable[[F], F]:
     """Add what the operator may ask for; the Go tool's flags and defaults, and ours after them."""
 
     def add(command: F) -> F:
@@ -47,13 +58,14 @@ def _what(pool_size: int) -> Callable[[F], F]:
             click.option("--platform", default="", help="volcengine; asked of the metadata when not given."),
         ):
             command = option(command)
-        return _how(command)
+        return command
 
     return add
 
 
 @click.command()
-@_what(POOL_SIZE_INIT)
+@_how
+@what(POOL_SIZE_INIT)
 def init(**flags: Any) -> None:
     """Provision this node: subnet, interfaces, addresses, bridge, rules, CNI file and DHCP pool.
 
@@ -63,8 +75,9 @@ def init(**flags: Any) -> None:
 
 
 @click.command()
+@_how
 @click.option("--manage-iptables", is_flag=True, help="Let cocoon-net write iptables rules; else yours are kept.")
-@_what(POOL_SIZE_ADOPT)
+@what(POOL_SIZE_ADOPT)
 def adopt(manage_iptables: bool, **flags: Any) -> None:
     """Bring a node under management whose interfaces and addresses were provisioned by hand.
 
@@ -81,19 +94,14 @@ def teardown(resume: bool, abandon: bool, dry_run: bool, **places: Any) -> None:
     Refuses while a daemon serves this state directory.
     """
     from cocoon_net import runs
-    from cocoon_net.cli.render import Progress, render_plan
-    from cocoon_net.supervisor.presence import daemon_owner
+    from cocoon_net.cli.render import Progress
 
-    site = site_from(**places)
-    progress = Progress()
     if dry_run:
-        with runs.glance(site, "teardown", bus=progress.bus, say=progress.say) as desk:
-            spec = runs.provisioned(desk.journal).spec
-            _report(render_plan(runs.compare(desk, "teardown", spec)))
+        _look_ahead("teardown", places, resume=resume, abandon=abandon)
         return
-    owner = daemon_owner(site)
-    if owner:
-        raise SpecError(f"a daemon serves this node ({owner})", hint="systemctl stop cocoon-net, then tear down")
+    site = site_from(**places)
+    _refuse_daemon(site)
+    progress = Progress()
     with progress, runs.at(site, "teardown", bus=progress.bus, say=progress.say) as desk:
         if abandon:
             runs.abandon(desk, runs.resume(desk, "teardown"))
@@ -105,21 +113,19 @@ def teardown(resume: bool, abandon: bool, dry_run: bool, **places: Any) -> None:
 
 def _provision(workflow: str, flags: dict[str, Any], *, manage_iptables: bool) -> None:
     from cocoon_net import runs
-    from cocoon_net.cli.render import Progress, render_plan
+    from cocoon_net.cli.render import Progress
 
-    places = {name: flags.pop(name) for name in ("state_dir", "run_dir", "cni_conf_dir", "metadata_url")}
     resume, abandon, dry_run = (flags.pop(name) for name in ("resume", "abandon", "dry_run"))
-    site = site_from(**places)
-    asked = bool(flags["node_name"] or flags["subnet"])
-    if resume and (asked or abandon or dry_run):
-        raise SpecError("--resume goes on with what was asked for and takes no other flag", hint="leave the others out")
-    only_abandon = abandon and not asked
-    spec = None if resume or only_abandon else _spec(workflow, site, flags, manage_iptables)
-    progress = Progress()
-    if dry_run and spec is not None:
-        with runs.glance(site, workflow, bus=progress.bus, say=progress.say) as desk:
-            _report(render_plan(runs.compare(desk, workflow, spec)))
+    if dry_run:
+        _look_ahead(workflow, flags, manage_iptables=manage_iptables, resume=resume, abandon=abandon)
         return
+    site = site_from(**{name: flags.pop(name) for name in PLACES})
+    anew = bool(flags["node_name"] or flags["subnet"])
+    if resume and (anew or abandon):
+        raise SpecError("--resume goes on with what was asked for and takes no other flag", hint="leave the others out")
+    only_abandon = abandon and not anew
+    spec = None if resume or only_abandon else spec_from(workflow, site, flags, manage_iptables)
+    progress = Progress()
     with progress, runs.at(site, workflow, bus=progress.bus, say=progress.say) as desk:
         if abandon:
             unfinished = runs.resume(desk, workflow)
@@ -129,13 +135,44 @@ def _provision(workflow: str, flags: dict[str, Any], *, manage_iptables: bool) -
             return
         run = runs.resume(desk, workflow) if spec is None else runs.begin(desk, workflow, spec)
         progress.finish(runs.carry(desk, run), desk.journal)
+    _reload(site, progress)
+
+
+def _look_ahead(workflow: str, flags: dict[str, Any], *, resume: bool, abandon: bool, **how: Any) -> None:
+    """Do what ``cocoon-net plan`` does."""
+    from cocoon_net.cli.plan import foretell
+
+    if resume or abandon:
+        raise SpecError("--dry-run changes nothing and takes neither --resume nor --abandon", hint="leave them out")
+    foretell(workflow, flags, **how)
+
+
+def _refuse_daemon(site: Site) -> None:
+    from cocoon_net.supervisor.presence import daemon_owner
+
+    owner = daemon_owner(site)
+    if owner:
+        raise SpecError(f"a daemon serves this node ({owner})", hint="systemctl stop cocoon-net, then tear down")
+
+
+def _reload(site: Site, progress: Progress) -> None:
     from cocoon_net.supervisor.presence import reload_running
 
     if reload_running(site):
         progress.say("the running daemon was told to take the new pool")
 
 
-def _spec(workflow: str, site: Site, flags: dict[str, Any], manage_iptables: bool) -> Spec:
+def asked() -> bool:
+    """Say whether the operator asked for something of his own: gave a flag that is no place and not about how."""
+    context = click.get_current_context()
+    return any(
+        context.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+        for name in context.params
+        if name not in PLACES and name not in HOW
+    )
+
+
+def spec_from(workflow: str, site: Site, flags: dict[str, Any], manage_iptables: bool) -> Spec:
     """Parse the flags; the metadata is asked for the platform only when all else is right."""
     from cocoon_net.cloud.platform import detect
 
@@ -151,16 +188,38 @@ def _spec(workflow: str, site: Site, flags: dict[str, Any], manage_iptables: boo
     return spec if platform else replace(spec, platform=detect(site))
 
 
-def _report(plan: tuple[str, int]) -> None:
-    text, changes = plan
-    click.echo(text)
-    if changes:
-        raise click.exceptions.Exit(DriftFound.exit_code)
+@click.group(invoke_without_command=True)
+@click.option("--plan", "file", type=click.Path(dir_okay=False), help="Do what this plan says, if nothing has moved.")
+@site_options
+@click.pass_context
+def run(context: click.Context, /, file: str | None, **places: Any) -> None:
+    """Run a workflow, resume it or give it up; or run a plan that `cocoon-net plan --out FILE` kept."""
+    if context.invoked_subcommand is not None:
+        if file is not None or any(places.values()):
+            raise click.UsageError("--plan takes no command; other flags stand after the command")
+    elif file is None:
+        raise click.UsageError("Missing command, or --plan FILE")
+    else:
+        _run_plan(Path(file), site_from(**places))
 
 
-@click.group()
-def run() -> None:
-    """Run a workflow, resume it or give it up."""
+def _run_plan(path: Path, site: Site) -> None:
+    from cocoon_net import plans, runs
+    from cocoon_net.cli.render import Progress
+    from cocoon_net.engine.forecast import parse as parse_plan
+
+    try:
+        then = parse_plan(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} cannot be read: {error}", hint="`cocoon-net plan --out FILE` makes one") from None
+    workflow = str(then["workflow"])
+    if workflow == "teardown":
+        _refuse_daemon(site)
+    progress = Progress()
+    with progress, runs.at(site, workflow, bus=progress.bus, say=progress.say) as desk:
+        progress.finish(runs.carry(desk, plans.begin(desk, then)), desk.journal)
+    if workflow != "teardown":
+        _reload(site, progress)
 
 
 for _command in (init, adopt, teardown):

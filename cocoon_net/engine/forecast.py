@@ -78,7 +78,7 @@ def differing(change: Change) -> list[tuple[str, Any, Any]]:
     record = change.want if change.want is not None else change.seen
     out: list[tuple[str, Any, Any]] = []
     for each in fields(record) if record is not None else ():
-        if each.name == "ours" or not (each.compare or change.verb is Verb.DELETE):
+        if each.name in ("ours", "owner") or not (each.compare or change.verb is Verb.DELETE):
             continue
         seen, want = getattr(change.seen, each.name, None), getattr(change.want, each.name, None)
         if seen != want or change.verb is not Verb.UPDATE:

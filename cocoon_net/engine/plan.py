@@ -52,8 +52,7 @@ def spared(step: Step, seen: Mapping[str, Record], ledger: Ledger) -> Wanted:
     kept: dict[str, Record] = {}
     for key, record in seen.items():
         row = ledger.get((step.name, key))
-        parent = ledger.get((step.part_of, key))
-        if parent is not None and removable(parent.record, parent):
+        if _whole(step, key, ledger):
             kept[key] = record  # it goes with its parent; a call of its own would be one too many
         elif step.leaves is not None and (row is None or row.origin is not Origin.ADOPTED):
             if (left := step.leaves(record)) is not None:
@@ -70,18 +69,23 @@ def spared(step: Step, seen: Mapping[str, Record], ledger: Ledger) -> Wanted:
 def kept(step: Step, seen: Mapping[str, Record], ledger: Ledger) -> dict[str, str]:
     """Say of each thing that a teardown leaves as it is why it does: key -> reason."""
     return {
-        key: _reason(step, seen[key], ledger.get((step.name, key)), key, ledger)
-        for key, record in spared(step, seen, ledger).items()
+        key: _reason(seen[key], ledger.get((step.name, key)), _whole(step, key, ledger))
+        for key, record in sorted(spared(step, seen, ledger).items(), key=lambda item: natural(item[0]))
         if record == seen[key]
     }
 
 
-def _reason(step: Step, record: Record, row: Row | None, key: str, ledger: Ledger) -> str:
+def _whole(step: Step, key: str, ledger: Ledger) -> str:
+    """Return the step whose thing of this key takes this one along, empty where none does."""
     parent = ledger.get((step.part_of, key))
+    return step.part_of if parent is not None and removable(parent.record, parent) else ""
+
+
+def _reason(record: Record, row: Row | None, whole: str) -> str:
     owner = getattr(record, "owner", "")
     match row:
-        case _ if parent is not None and removable(parent.record, parent):
-            return f"goes with {step.part_of} {key}"
+        case _ if whole:
+            return f"goes with {whole}"
         case Row(origin=Origin.ADOPTED):
             return "adopted: it stays"
         case _ if owner and record.ours is False:

@@ -63,13 +63,13 @@ def primary(cx: Context) -> str:
 
 def settled_links(cx: Context) -> tuple[str, ...]:
     """Return the names of the links that VM traffic crosses: the bridge, the primary one, the interfaces'."""
-    names = [BRIDGE, primary(cx), *(link.name for link in cx.records("links").values())]
-    return tuple(dict.fromkeys(name for name in names if name))
+    return tuple(dict.fromkeys(name for name in (BRIDGE, primary(cx), *secondaries(cx)) if name))
 
 
 def secondaries(cx: Context) -> tuple[str, ...]:
-    """Return the names of the interfaces' links, in the order of people; a plan knows none yet."""
-    return tuple(sorted((link.name for link in cx.records("links").values() if link.name), key=natural))
+    """Return the names of the interfaces' links, in the order of people; before they appear (a plan), what for."""
+    names = (link.name or f"(link of {key})" for key, link in cx.records("links").items())
+    return tuple(sorted(names, key=natural))
 
 
 def routes(cx: Context, seen: Mapping[str, Record]) -> Wanted:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import IPv4Network
 
 import pytest
 
 from cocoon_net.engine.model import Busy, Change, Origin, Row, Step, Verb
-from cocoon_net.engine.plan import diff, natural, removable, spared, token
-from cocoon_net.records import Sysctl
+from cocoon_net.engine.plan import diff, foreseen, kept, natural, removable, spared, token
+from cocoon_net.records import Interface, Subnet, Sysctl
 
 ONE, TWO = Sysctl("a", "1"), Sysctl("a", "2")
 
@@ -106,3 +107,42 @@ def test_tokens_tell_wishes_apart_and_nothing_else() -> None:
 def test_keys_sort_as_people_count() -> None:
     keys = ["eni-10", "eni-9", "172.20.100.17/32", "172.20.100.4/32", "cni0"]
     assert sorted(keys, key=natural) == ["172.20.100.4/32", "172.20.100.17/32", "cni0", "eni-9", "eni-10"]
+
+
+@pytest.mark.parametrize(
+    ("record", "row", "reason"),
+    [
+        (ONE, None, "not ours: it carries no mark, and the ledger does not know it"),
+        (replace(ONE, ours=False), None, "not ours"),
+        (ONE, Row("s", "a", Origin.FOUND, ONE), "was there before us"),
+        (ONE, Row("s", "a", Origin.FOUND, ONE, before=ONE), "as it was before us"),
+        (replace(ONE, ours=True), Row("s", "a", Origin.ADOPTED, ONE), "adopted: it stays"),
+    ],
+)
+def test_what_a_teardown_leaves_says_why(record: Sysctl, row: Row | None, reason: str) -> None:
+    assert kept(step(), {"a": record}, {("s", "a"): row} if row else {}) == {"a": reason}
+
+
+def test_what_a_teardown_removes_or_puts_back_is_not_kept() -> None:
+    assert kept(step(), {"a": replace(ONE, ours=True)}, {}) == {}
+    assert kept(step(), {"a": ONE}, {("s", "a"): Row("s", "a", Origin.FOUND, ONE, before=TWO)}) == {}
+
+
+def test_a_thing_of_another_node_is_kept_by_name_and_a_part_by_its_whole() -> None:
+    net = IPv4Network("172.20.100.0/24")
+    theirs = Subnet(net, "zone", owner="node2", ours=False)
+    assert kept(step(), {"a": theirs}, {}) == {"a": "not ours: it belongs to node2"}
+    whole = {("w", "a"): Row("w", "a", Origin.CREATED, ONE)}
+    assert kept(step(part_of="w"), {"a": replace(ONE, ours=False)}, whole) == {"a": "goes with w"}
+
+
+def test_a_thing_that_would_be_changed_keeps_what_only_the_world_knows() -> None:
+    net = IPv4Network("172.20.100.0/24")
+    seen = Interface(net, ("sg-a",), id="eni-x", mac="00:16:3e:00:00:01")
+    want = Interface(net, ("sg-b",))
+    row = foreseen(None, "enis", "eni-1", want, seen)
+    assert row.record == want
+    assert (row.record.id, row.record.mac) == ("eni-x", "00:16:3e:00:00:01")
+    stale = Row("enis", "eni-1", Origin.CREATED, seen)
+    assert foreseen(stale, "enis", "eni-1", want, None).record.id == "", "it is gone, and its id with it"
+    assert foreseen(stale, "enis", "eni-1", want, Busy("eni-1 to attach")) == stale

@@ -152,6 +152,7 @@ def test_two_nodes_share_the_rule_and_the_last_one_out_removes_it(node, node_of)
     node.reach("ingress", wanted(node))
     assert node.look("ingress")[key(node)].ours is False  # the other one's interface is in the group
     assert other.look("ingress")[key(node)].ours is False
+    assert (node.look("ingress")[key(node)].owner, other.look("ingress")[key(node)].owner) == ("other", "pool")
     node.reach("enis", {})
     assert node.look("ingress")[key(node)].ours is False
     assert other.look("ingress")[key(node)].ours is True
