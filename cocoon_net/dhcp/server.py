@@ -46,6 +46,7 @@ from cocoon_net.records import BRIDGE
 _IDLE = 0.25
 _SWEEP = 2_048
 _TRIM_EVERY = 3_600
+_COMPLAIN_EVERY = 10.0
 
 
 class Server:
@@ -86,6 +87,7 @@ class Server:
         self._decided: Counter[str] = Counter()
         self._malformed: Counter[str] = Counter()
         self._commit_failures = self._unsent = 0
+        self._complain_at = 0.0
 
     # What other threads may call
 
@@ -285,7 +287,10 @@ class Server:
         settled = batch.settle(self._routes, self._book, self._durable)
         if settled.error is not None:
             self._commit_failures += 1
-            logger.error("silent, for leases cannot be written: {}", settled.error.message)
+            time = self._clock.monotonic()
+            if time >= self._complain_at:  # each client asks again and again
+                self._complain_at = time + _COMPLAIN_EVERY
+                logger.error("silent, for leases cannot be written: {}", settled.error.message)
         return settled
 
     def _durable(self, leases: Sequence[Lease]) -> None:

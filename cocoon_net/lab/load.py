@@ -6,10 +6,15 @@ clients, and costs as little as it can: it shares the machine with what it measu
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
+import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from cocoon_net.dhcp import wire
@@ -26,17 +31,18 @@ _RECEIVE_BUFFER = 33  # SO_RCVBUFFORCE
 _HEADERS = 42
 _RETRY = 0.5
 _PATIENCE = 120.0
+_RENEWING = 8
 
 
 class Heard(NamedTuple):
     """An ACK that a client has seen."""
 
-    client: int
+    mac: str
     address: int
     seconds: int
     """The lease time that it promised."""
-    at: float
-    """When, in Unix seconds."""
+    asked: float
+    """When its REQUEST went out, in Unix seconds: the lease runs from there (RFC 2131 §4.4.1)."""
 
 
 class Report(NamedTuple):
@@ -51,7 +57,10 @@ class Report(NamedTuple):
 
 
 class Clients:
-    """``count`` clients on ``link``; ``heard`` is called with each ACK. Their addresses survive between rounds."""
+    """``count`` clients on ``link``; their addresses survive between rounds.
+
+    ``seconds`` is the lease time that they ask for, ``heard`` is called with each ACK that they see.
+    """
 
     def __init__(
         self,
@@ -60,11 +69,13 @@ class Clients:
         *,
         server: int = SERVER,
         first: int = 0,
+        seconds: int = 0,
         heard: Callable[[Heard], None] | None = None,
     ) -> None:
         self.addresses = [0] * count
         self._server = server.to_bytes(4)
         self._first = first
+        self._wish = {int(Code.LEASE_TIME): seconds.to_bytes(4)} if seconds else {}
         self._heard = heard
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
         self._socket.bind((link, 0x0800))
@@ -106,13 +117,16 @@ class Clients:
                 continue
             match payload[242]:
                 case MessageType.OFFER:
+                    under_way[index] = time.perf_counter()
                     sock.send(self.request(index, int.from_bytes(payload[16:20])))
                 case MessageType.ACK:
                     self.addresses[index] = address = int.from_bytes(payload[16:20])
-                    times.append(time.perf_counter() - begun[index])
-                    del under_way[index]
+                    now = time.perf_counter()
+                    times.append(now - begun[index])
+                    asked = under_way.pop(index)
                     if self._heard is not None:
-                        self._heard(Heard(index, address, _lease_time(payload), time.time()))
+                        mac = self.mac(index).hex(":")
+                        self._heard(Heard(mac, address, _lease_time(payload), time.time() - (now - asked)))
                 case MessageType.NAK:
                     self.addresses[index] = 0
                     self._ask(index)
@@ -153,9 +167,36 @@ class Clients:
     def frame(self, index: int, kind: MessageType, more: dict[int, bytes], ciaddr: int = 0) -> bytes:
         """Build a client's frame: broadcast, UDP without checksum (RFC 768 allows it)."""
         mac = self.mac(index)
-        options = {int(Code.MESSAGE_TYPE): bytes((kind,)), int(Code.CLIENT_ID): b"\x01" + mac, **more, 55: PARAMETERS}
+        options = {int(Code.MESSAGE_TYPE): bytes((kind,)), int(Code.CLIENT_ID): b"\x01" + mac, **self._wish}
+        options |= {**more, int(Code.PARAMETER_LIST): PARAMETERS}
         packet = wire.Packet(wire.REQUEST, self._first + index + 1, mac, options, ciaddr=ciaddr)
         return broadcast(mac, wire.encode(packet), ciaddr)
+
+
+def stream(path: Path, size: int, seconds: int) -> None:
+    """Lease for ever, ``size`` new clients at a time, while the latest ones renew all the time.
+
+    ``seconds`` is the lease time that they ask for. Each ACK is a line of ``path``: MAC, address, lease time, when it
+    was asked for.
+    """
+    with path.open("ab", buffering=0) as file:
+
+        def note(heard: Heard) -> None:
+            file.write(f"{heard.mac} {heard.address} {heard.seconds} {heard.asked:.6f}\n".encode())
+
+        latest: deque[Clients] = deque(maxlen=_RENEWING)
+
+        def renew() -> None:  # of its own, so that a server which can do only the one or the other shows it
+            while True:
+                for clients in list(latest):
+                    clients.run(size, patience=3600.0, retry=0.1)
+                time.sleep(0.01)
+
+        threading.Thread(target=renew, daemon=True).start()
+        for generation in itertools.count():
+            clients = Clients(size, first=generation * size, seconds=seconds, heard=note)
+            clients.run(size, patience=3600.0, retry=0.1)
+            latest.append(clients)
 
 
 def broadcast(mac: bytes, payload: bytes, source: int = 0) -> bytes:
@@ -168,3 +209,7 @@ def broadcast(mac: bytes, payload: bytes, source: int = 0) -> bytes:
 def _lease_time(payload: bytes) -> int:
     packet = wire.decode(payload)
     return int.from_bytes(packet.options.get(Code.LEASE_TIME, b"")) if isinstance(packet, wire.Packet) else 0
+
+
+if __name__ == "__main__":
+    stream(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
