@@ -151,11 +151,11 @@ class Guard:
                 return self._refuse(Reason.FOREIGN_RELAY, packet)
         elif source != mac:
             return self._refuse(Reason.FORGED, packet)
-        lease = table.held(Client(mac))
-        if lease is not None and lease.state is State.BOUND and self._elsewhere(lease.port, port):
-            return self._refuse(Reason.OTHER_PORT, packet)
-        lease = table.offered(Client(mac))
-        if lease is not None and self._elsewhere(lease.port, port):
+        for lease in table.of_mac(mac):
+            if lease.state is State.BOUND and self._elsewhere(lease.port, port):
+                return self._refuse(Reason.OTHER_PORT, packet)
+        offer = table.offered(Client(mac))
+        if offer is not None and self._elsewhere(offer.port, port):
             return self._refuse(Reason.OTHER_PORT, packet)
         decision = reply.decide(table, packet, now)
         address = decision.address

@@ -54,7 +54,7 @@ class Bridge:
     def say(
         self, port: str, kind: MessageType, mac: bytes = ALICE, source: bytes | None = None, **fields: Any
     ) -> Decision:
-        options = {int(Code.MESSAGE_TYPE): bytes((kind,))}
+        options = {int(Code.MESSAGE_TYPE): bytes((kind,)), **(fields.pop("more", None) or {})}
         for name, code in (("server", Code.SERVER_ID), ("requested", Code.REQUESTED_ADDRESS)):
             if name in fields:
                 options[int(code)] = fields.pop(name).to_bytes(4)
@@ -68,11 +68,11 @@ class Bridge:
             self.table.put(lease)
         return decision
 
-    def bind(self, port: str, mac: bytes = ALICE) -> Decision:
-        offered = self.say(port, MessageType.DISCOVER, mac)
+    def bind(self, port: str, mac: bytes = ALICE, more: dict[int, bytes] | None = None) -> Decision:
+        offered = self.say(port, MessageType.DISCOVER, mac, more=more)
         if offered.kind is None:
             return offered
-        return self.say(port, MessageType.REQUEST, mac, server=SERVER, requested=offered.address)
+        return self.say(port, MessageType.REQUEST, mac, server=SERVER, requested=offered.address, more=more)
 
     def wait(self, seconds: int) -> None:
         self.now += seconds
@@ -133,6 +133,17 @@ def test_a_clone_with_the_same_mac_gets_silence_and_a_finding_while_the_first_is
     assert bridge.table.at(mine).port == "b"
     bridge.plug("a")
     assert bridge.bind("a").reason is Reason.OTHER_PORT
+
+
+def test_no_identifier_opens_the_lease_of_a_mac_to_another_port(bridge: Bridge) -> None:
+    """A MAC can have several leases (0006); one that lives is enough, also where the latest of them has ended."""
+    first, second = ({int(Code.CLIENT_ID): name} for name in (b"\xff one", b"\xff two"))
+    mine = bridge.bind("a", more=first).address
+    other = bridge.bind("a", more=second).address
+    assert mine != other
+    bridge.say("a", MessageType.RELEASE, ciaddr=other, server=SERVER, more=second)
+    for more in (first, second, {}, {int(Code.CLIENT_ID): b"\xff three"}):
+        assert bridge.bind("b", more=more).reason is Reason.OTHER_PORT
 
 
 def test_a_lease_that_ended_ties_nobody_to_a_port(bridge: Bridge) -> None:
