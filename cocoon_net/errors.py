@@ -14,6 +14,7 @@
     │  └─ NodeError               71 OSERR
     │     └─ NodeTransient        75 TEMPFAIL     retryable
     ├─ StoreError                 74 IOERR        the database or a state file cannot be read or written
+    │  └─ Damaged                 74 IOERR        the database; the next command that acts or serves mends it
     ├─ NotSettled, Locked         75 TEMPFAIL     parked: the same command goes on / another cocoon-net is acting
     ├─ DriftFound                  1              plan or audit found differences, like diff
     └─ InvariantError             70 SOFTWARE     a bug; the only one printed with a traceback
@@ -127,6 +128,10 @@ class StoreError(CocoonError):
     """The database or a state file cannot be read or written."""
 
     exit_code = os.EX_IOERR
+
+
+class Damaged(StoreError):
+    """The database is no database, misses parts, or holds rows that cannot be read."""
 
 
 class NotSettled(CocoonError):

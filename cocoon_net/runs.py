@@ -20,9 +20,10 @@ from cocoon_net.engine.machine import PLANNED, RunMachine
 from cocoon_net.engine.runner import FIRST_PAUSE, GROWTH, LONGEST_PAUSE, Runner
 from cocoon_net.engine.workflow import load
 from cocoon_net.errors import Refused, SpecError, WorldError
-from cocoon_net.events import Bus
+from cocoon_net.events import Bus, StepSettled
 from cocoon_net.locks import locked
 from cocoon_net.records import Instance
+from cocoon_net.recovery import keep, open_sound
 from cocoon_net.site import Site
 from cocoon_net.spec import Spec
 from cocoon_net.steps import STEPS
@@ -66,7 +67,7 @@ def at(site: Site, workflow: str, *, bus: Bus, say: Say, clock: Clock | None = N
     """
     require_root(workflow)
     with locked(site.run_lock, what=f"{workflow} cannot start", owner=workflow, say=say) as lock:
-        database = open_database(site.database)
+        database = open_sound(site, site.daemon_lock, say, who())
         try:
             yield Desk(site, database, Journal(database, who(), lock.require), bus, clock or SystemClock(), say)
         finally:
@@ -94,13 +95,17 @@ def require_root(what: str, does: str = "changes") -> None:
 
 
 def carry(desk: Desk, run: Run) -> Run:
-    """Carry a run to its end, against the real world; a signal parks it."""
+    """Carry a run to its end, against the real world; a signal parks it. The backup is kept up to date on the way."""
     world, stop = desk.world(run.spec), Stop()
     runner = Runner(
         desk.journal, STEPS, world.inventories, clock=desk.clock, bus=desk.bus, meter=world.calls, stop=stop
     )
+    desk.bus.subscribe(StepSettled, lambda step: keep(desk.site.database, desk.say) if step.changes else None)
     with stop.on_signals():
-        return runner.carry(run)
+        try:
+            return runner.carry(run)
+        finally:
+            keep(desk.site.database, desk.say)
 
 
 def begin(desk: Desk, workflow: str, spec: Spec) -> Run:

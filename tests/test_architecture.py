@@ -14,13 +14,13 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "cocoon_net"
 
 LEVELS: dict[str, int] = {
-    "": -1, "errors": -1, "clock": 0, "records": 0, "spec": 0, "site": 0, "events": 0, "stop": 0,
-    "formats": 1, "store": 1, "locks": 1, "engine": 2,
+    "": -1, "errors": -1, "clock": 0, "records": 0, "spec": 0, "site": 0, "events": 0, "stop": 0, "locks": 0,
+    "formats": 1, "store": 1, "engine": 2,
     "dhcp.wire": 2, "dhcp.options": 2, "dhcp.lease": 2, "dhcp.pool": 2, "dhcp.allocator": 2, "dhcp.reply": 2,
     "dhcp.reservation": 2, "dhcp.settings": 2, "dhcp.relay": 2,
     "cloud": 3, "node": 3, "dhcp": 3,
     "steps": 3,
-    "world": 5, "dhcp.server": 5, "dhcp.projection": 5, "runs": 6, "plans": 7,
+    "world": 5, "dhcp.server": 5, "dhcp.projection": 5, "recovery": 5, "runs": 6, "plans": 7,
     "supervisor": 7, "lab": 7,
     "cli": 8, "__main__": 9,
 }  # fmt: skip
@@ -35,7 +35,9 @@ HOMES: dict[str, tuple[str, ...]] = {
     "volcenginesdkcore": ("cloud.volcengine.client",),
     "scapy": ("dhcp.probe", "lab"),
     "rich": ("cli.render",),
-    "sqlite_utils": ("store", "engine.journal", "engine.history", "dhcp.book", "runs", "world", "supervisor"),
+    "sqlite_utils": (
+        "store", "engine.journal", "engine.history", "dhcp.book", "recovery", "runs", "world", "supervisor",
+    ),
     "apscheduler": ("supervisor",),
     "click": ("cli",),
     "prometheus_client": ("supervisor.metrics",),

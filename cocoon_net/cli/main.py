@@ -86,6 +86,12 @@ def run(arguments: list[str]) -> int:
             traceback.print_exc()
         show(error)
         return error.exit_code
+    except Exception as error:
+        found = _trouble(error)
+        if found is None:
+            raise
+        show(found)
+        return found.exit_code
     return code if isinstance(code, int) else 0  # click hands the code of ctx.exit() back here
 
 
@@ -99,6 +105,16 @@ def show(error: CocoonError) -> None:
         click.echo(f"       {line}", err=True)
     if error.hint:
         click.echo(f"hint:  {error.hint}", err=True)
+
+
+def _trouble(error: Exception) -> CocoonError | None:
+    """Return what SQLite's own error means, wherever it came up; None for any other."""
+    sqlite3 = sys.modules.get("sqlite3")
+    if sqlite3 is None or not isinstance(error, sqlite3.Error):
+        return None
+    from cocoon_net.store import trouble
+
+    return trouble(error, "the database cannot be used")
 
 
 def _interrupt(number: int, frame: object) -> None:

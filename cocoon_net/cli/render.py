@@ -19,6 +19,7 @@ from cocoon_net.engine.journal import Journal, Run
 from cocoon_net.engine.machine import DONE, PLANNED
 from cocoon_net.engine.plan import natural
 from cocoon_net.events import Bus, ChangeApplied, StepEntered, StepSettled, StepWaiting
+from cocoon_net.store import reading
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -108,6 +109,7 @@ def print_lines(lines: Iterable[tuple[str, str]]) -> None:
 # Runs
 
 
+@reading("the run")
 def view(run: Run, journal: Journal) -> dict[str, Any]:
     """Return all that `workflow show` tells of a run, JSON-ready; the last error first."""
     visits = journal.visits(run.id)

@@ -21,6 +21,7 @@ from cocoon_net.engine.model import Call, Change, Context, Seen, Verb, Via
 from cocoon_net.errors import InvariantError, SpecError, StoreError
 from cocoon_net.formats import lease_file
 from cocoon_net.formats.lease_file import LeaseRow
+from cocoon_net.store import reading, trouble
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -61,17 +62,13 @@ class Book:
         self._connection.execute(f"PRAGMA busy_timeout = {PATIENCE}")
         self.commits = 0
 
+    @reading("the leases")
     def leases(self) -> list[Lease]:
-        """Read every lease, some 200,000 a second. Raises StoreError when one cannot be read."""
-        try:
-            return [
-                Lease(address, State(state), ends, _bytes(mac), since, client_id, hostname, port)
-                for address, state, ends, mac, since, client_id, hostname, port in self._connection.execute(_LEASES)
-            ]
-        except (sqlite3.Error, ValueError) as error:
-            raise StoreError(
-                f"the leases cannot be read: {error}", hint="see 'A damaged database' in docs/operations.md"
-            ) from error
+        """Read every lease, some 200,000 a second. Raises Damaged when one cannot be read."""
+        return [
+            Lease(address, State(state), ends, _bytes(mac), since, client_id, hostname, port)
+            for address, state, ends, mac, since, client_id, hostname, port in self._connection.execute(_LEASES)
+        ]
 
     def commit(self, leases: Iterable[Lease], notes: Iterable[Note]) -> None:
         """Make a batch durable, all of it or nothing: on return it has survived a power cut. Raises StoreError."""
@@ -87,10 +84,7 @@ class Book:
             connection.commit()
         except sqlite3.Error as error:
             self._abandon()
-            raise StoreError(
-                f"{len(rows)} leases could not be written: {error}",
-                hint="look at the space left in the state directory",
-            ) from error
+            raise trouble(error, f"{len(rows)} leases could not be written") from error
         self.commits += 1
 
     def trim(self, keep: int = HISTORY) -> None:
@@ -100,28 +94,24 @@ class Book:
                 self._connection.execute("DELETE FROM history WHERE id <= (SELECT max(id) FROM history) - ?", (keep,))
         except sqlite3.Error as error:
             self._abandon()
-            raise StoreError(f"the history of leases could not be trimmed: {error}") from error
+            raise trouble(error, "the history of leases could not be trimmed") from error
 
+    @reading("the history of leases")
     def history(self, mac: str = "", most: int = 100) -> list[Note]:
         """Return the newest lines, oldest first; of one client when ``mac`` is given (lower case, colons)."""
         query = "SELECT at, address, mac, state, reason FROM history {} ORDER BY id DESC LIMIT ?"
         where, values = ("WHERE mac = ?", (mac, most)) if mac else ("", (most,))
-        try:
-            return [Note(*row) for row in self._connection.execute(query.format(where), values)][::-1]
-        except sqlite3.Error as error:
-            raise StoreError(f"the history of leases cannot be read: {error}") from error
+        return [Note(*row) for row in self._connection.execute(query.format(where), values)][::-1]
 
+    @reading("the pool")
     def pool(self) -> records.Pool | None:
         """Read what may be leased; None before the first init. Raises StoreError."""
-        try:
-            row = self._connection.execute("SELECT record FROM pool WHERE id = 1").fetchone()
-            if row is None:
-                return None
-            pool = records.decode(json.loads(row[0]))
-        except (sqlite3.Error, ValueError) as error:
-            raise StoreError(f"the pool cannot be read: {error}") from error
+        row = self._connection.execute("SELECT record FROM pool WHERE id = 1").fetchone()
+        if row is None:
+            return None
+        pool = records.decode(json.loads(row[0]))
         if not isinstance(pool, records.Pool):
-            raise InvariantError(f"the pool's row holds a {type(pool).__name__}")
+            raise InvariantError(f"it is a {type(pool).__name__}")
         return pool
 
     def put_pool(self, pool: records.Pool | None, now: datetime) -> None:
@@ -141,20 +131,16 @@ class Book:
                     )
         except sqlite3.Error as error:
             self._abandon()
-            raise StoreError(
-                f"the pool could not be written: {error}", hint="look at the space left in the state directory"
-            ) from error
+            raise trouble(error, "the pool could not be written") from error
 
+    @reading("the reservations")
     def reservations(self) -> list[Reservation]:
         """Read what is kept for whom, by address. Raises StoreError."""
         query = "SELECT mac, address, hostname, options FROM reservations ORDER BY address"
-        try:
-            return [
-                Reservation(_bytes(mac), IPv4Address(address), hostname, _options(options))
-                for mac, address, hostname, options in self._connection.execute(query)
-            ]
-        except (sqlite3.Error, ValueError) as error:
-            raise StoreError(f"the reservations cannot be read: {error}") from error
+        return [
+            Reservation(_bytes(mac), IPv4Address(address), hostname, _options(options))
+            for mac, address, hostname, options in self._connection.execute(query)
+        ]
 
     def reserve(self, reservation: Reservation, now: int) -> Reservation | None:
         """Keep an address for a client from the server's next reload on; returns what its client had before.

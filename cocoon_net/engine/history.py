@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from cocoon_net import __version__
+from cocoon_net.store import reading
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -86,6 +87,7 @@ class History:
             [now, what.value, who, __version__, run, workflow, lineage, json.dumps(dict(details or {}))],
         )
 
+    @reading("the history")
     def entries(self, most: int = ENTRIES_KEPT, run: str = "") -> list[Entry]:
         """Return the newest entries, oldest first; only those of one run when it is named."""
         where, values = ("WHERE run = ?", [run]) if run else ("", [])

@@ -19,9 +19,10 @@ from cocoon_net.engine.history import Deed, History
 from cocoon_net.engine.machine import ABANDONED, DONE, PLANNED
 from cocoon_net.engine.model import Change, Ledger, Origin, Row, Undertaken, Verb
 from cocoon_net.engine.workflow import Plan
-from cocoon_net.errors import CocoonError, StoreError, WorldError
+from cocoon_net.errors import CocoonError, WorldError
 from cocoon_net.records import Instance, Record, decode, encode
 from cocoon_net.spec import Spec
+from cocoon_net.store import reading, trouble
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -73,10 +74,7 @@ class Journal:
                 yield
                 self.guard()  # now that nobody else can write: who slept up to here must not commit
         except sqlite3.Error as error:
-            raise StoreError(
-                f"the journal cannot be written: {error}",
-                hint="make room in the state directory, then give the same command again: nothing is lost",
-            ) from error
+            raise trouble(error, "the journal cannot be written") from error
 
     def record(self, what: Deed, now: datetime, *, run: Run | None = None, by: str = "", **details: Any) -> None:
         """Enter a deed into the history: who (``by``, else whose journal it is) did what, to which run, with what.
@@ -117,6 +115,7 @@ class Journal:
         """Return the lineage that is open, empty when a teardown ended the last one."""
         return self.note("lineage")
 
+    @reading("the notes of this node")
     def note(self, name: str) -> str:
         """Return a small fact of this node (table ``meta``), empty when it was never noted."""
         rows = list(self._db.query("SELECT value FROM meta WHERE name = ?", [name]))
@@ -124,15 +123,18 @@ class Journal:
 
     def run(self, run: str) -> Run:
         """Return the run of this id; KeyError if there is none."""
-        rows = list(self._db.query("SELECT * FROM runs WHERE id = ?", [run]))
-        if not rows:
+        with reading("the runs"):
+            found = [_run(row) for row in self._db.query("SELECT * FROM runs WHERE id = ?", [run])]
+        if not found:
             raise KeyError(run)
-        return _run(rows[0])
+        return found[0]
 
+    @reading("the runs")
     def runs(self) -> list[Run]:
         """Return all runs, the newest first."""
         return [_run(row) for row in self._db.query("SELECT * FROM runs ORDER BY rowid DESC")]
 
+    @reading("the runs")
     def unfinished(self) -> Run | None:
         """Return the run that is neither done nor abandoned; there is at most one."""
         rows = self._db.query(
@@ -324,6 +326,7 @@ class Journal:
         self._spent(run, step, seconds)
         self._count(run, step, calls)
 
+    @reading("the journal")
     def incarnation(self, lineage: str, step: str, key: str) -> int:
         """Return how many operations on this key came to rest in this lineage."""
         (count,) = self._db.execute(
@@ -332,6 +335,7 @@ class Journal:
         ).fetchone()
         return int(count)
 
+    @reading("the ledger")
     def ledger(self) -> Ledger:
         """Return all that we look after."""
         rows = self._db.query("SELECT step, key, origin, record, before FROM ledger")
@@ -360,14 +364,17 @@ class Journal:
 
     # What `workflow show` reads
 
+    @reading("the steps of a run")
     def visits(self, run: str) -> dict[str, dict[str, Any]]:
         """Return step -> its visit's columns."""
         return {row["step"]: row for row in self._db.query("SELECT * FROM visits WHERE run = ?", [run])}
 
+    @reading("the journal")
     def operations(self, run: str) -> list[dict[str, Any]]:
         """Return the run's journal, oldest first."""
         return list(self._db.query("SELECT * FROM operations WHERE run = ? ORDER BY id", [run]))
 
+    @reading("the calls of a run")
     def calls(self, run: str) -> dict[str, int]:
         """Return action -> how often the run asked the cloud for it."""
         rows = self._db.query("SELECT action, sum(count) AS n FROM calls WHERE run = ? GROUP BY action", [run])

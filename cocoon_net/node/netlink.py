@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NoAnswer
 from dataclasses import dataclass
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface
 from typing import Any, TypeVar
 
 from cocoon_net.errors import CocoonError, NodeError, NodeTransient, Refused
@@ -24,6 +24,8 @@ PATIENCE = 10.0
 
 _PASSING = frozenset({errno.EAGAIN, errno.EBUSY, errno.EEXIST, errno.EINTR, errno.ENOBUFS, errno.ENODEV, errno.ENXIO})
 _IFF_UP = 1
+_NUD_UNKNOWN = 0x01 | 0x20 | 0x40
+"""Incomplete, failed, or nothing to ask (linux/neighbour.h)."""
 _T = TypeVar("_T")
 
 
@@ -134,6 +136,17 @@ def delete_address(index: int, address: IPv4Interface, *, name: str = "") -> Non
     parts = {"index": index, "address": str(address.ip), "prefixlen": address.network.prefixlen}
     gone = {errno.EADDRNOTAVAIL: None, errno.ENODEV: None}
     _ask(f"delete {address} from {name or f'link {index}'}", lambda ipr: ipr.addr("del", **parts), empty=gone)
+
+
+def neighbours(index: int) -> dict[IPv4Address, str]:
+    """Return whose MAC answered for which IPv4 address on a link, as far as the kernel remembers."""
+    answers = _ask(f"list neighbours of link {index}", lambda ipr: list(ipr.neigh("dump", family=2, ifindex=index)))
+    found: dict[IPv4Address, str] = {}
+    for message in answers:
+        mac = message.get_attr("NDA_LLADDR")
+        if message["ifindex"] == index and mac and not message["state"] & _NUD_UNKNOWN:
+            found[IPv4Address(message.get_attr("NDA_DST"))] = str(mac).lower()
+    return found
 
 
 # The one IPRoute

@@ -10,7 +10,9 @@ Nothing heavy is imported before it is needed: other commands come here to ask w
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -54,7 +56,7 @@ def serve(site: Site, options: DaemonOptions) -> None:
     """
     from loguru import logger
 
-    from cocoon_net.store import open_database
+    from cocoon_net.recovery import open_sound, recall
     from cocoon_net.supervisor.metrics import parse_address
     from cocoon_net.supervisor.service import Service
 
@@ -64,8 +66,12 @@ def serve(site: Site, options: DaemonOptions) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_signals(orders))
         stack.enter_context(alone(site, logger.warning))
-        database = stack.enter_context(contextlib.closing(open_database(site.database)))
+        database = stack.enter_context(
+            contextlib.closing(open_sound(site, site.run_lock, logger.warning, f"daemon, pid {os.getpid()}"))
+        )
         pool = _pool(site, database)
+        for line in recall(site, database, pool, int(time.time())):
+            logger.warning("{}", line)
         stack.enter_context(pid_written(site.pid_file))
         Service(site, options, database, pool, orders).live()
 

@@ -27,6 +27,7 @@ from cocoon_net.engine.journal import Journal
 from cocoon_net.engine.model import Context
 from cocoon_net.errors import CocoonError, NodeError, SpecError, WorldError
 from cocoon_net.events import Bus, Event
+from cocoon_net.recovery import keep
 from cocoon_net.site import Site
 from cocoon_net.store import open_database
 from cocoon_net.supervisor import log, takeover
@@ -107,6 +108,7 @@ class Service:
             finally:
                 self._life.drain(why)
                 parts.close()
+                self._back_up()
                 self._life.stop()
 
     # Coming up
@@ -215,8 +217,12 @@ class Service:
         scheduler.add_job(
             lambda: self._orders.put(Surveyed(survey.look())), "interval", seconds=every, jitter=every / 10
         )
+        scheduler.add_job(self._back_up, "interval", hours=1, jitter=60)
         scheduler.start()
         parts.callback(scheduler.shutdown, wait=False)
+
+    def _back_up(self) -> None:
+        keep(self._site.database, lambda line: logger.warning("{}", line))
 
     # Serving
 

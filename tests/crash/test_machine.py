@@ -114,3 +114,58 @@ def test_of_two_inits_at_once_one_is_refused_and_names_the_other(scene: Any, bef
     assert scene.world() == provisioned
     scene.product("teardown")
     assert scene.world() == before
+
+
+# A damaged database
+
+
+def damage(scene: Any, *, backup: bool = False, leases: bool = False) -> None:
+    """Overwrite the middle of the database, and if asked, of what it could be rebuilt from."""
+    victims = [state(scene) / "cocoon-net.db"]
+    victims += [state(scene) / "cocoon-net.db.backup"] * backup + [state(scene) / "leases.json"] * leases
+    for path in victims:
+        content = path.read_bytes()
+        path.write_bytes(content[:100] + b"\xff" * (len(content) - 100))
+
+
+def test_a_damaged_database_is_rebuilt_from_its_backup_and_the_run_goes_on(
+    scene: Any, before: Any, provisioned: Any
+) -> None:
+    scene.die("before conclude addresses", "init", *SPEC)
+    damage(scene)
+    for words in (("workflow", "show"), ("workflow", "list"), ("status",), ("init", *SPEC, "--dry-run")):
+        told = scene.product(*words, check=False)
+        assert told.returncode == 74, (words, told.stderr)
+        assert "docs/operations.md" in told.stderr and "Traceback" not in told.stderr
+    assert not list(state(scene).glob("*damaged*")), "who only reads moves nothing"
+    resumed = scene.product("run", "init", "--resume")
+    for word in ("the database is damaged", "kept aside as cocoon-net.db.damaged-", "rebuilt from: the backup of"):
+        assert word in resumed.stderr
+    assert scene.world() == provisioned
+    scene.product("teardown")
+    assert scene.world() == before
+    for path in state(scene).glob("*damaged*"):
+        path.unlink()
+
+
+def test_without_a_backup_the_same_init_finds_what_is_ours_and_a_teardown_removes_it(
+    scene: Any, before: Any, provisioned: Any
+) -> None:
+    scene.product("init", *SPEC)
+    damage(scene, backup=True)
+    parked = scene.product("teardown", check=False)
+    assert parked.returncode == 78, parked.stderr
+    assert "`cocoon-net init` with the flags of this node finds its interfaces" in parked.stderr
+    assert scene.world()["cloud"] == provisioned["cloud"], "nothing is deleted that nobody knows"
+    scene.product("init", *SPEC)
+    scene.product("teardown")
+    for path in state(scene).glob("*damaged*"):
+        path.unlink()
+    after = scene.world()
+    assert after["cloud"] == before["cloud"]
+    # How the settings were before us was in the database alone.
+    assert {k: v for k, v in after["node"].items() if k != "settings"} == {
+        k: v for k, v in before["node"].items() if k != "settings"
+    }
+    scene.on_node("sysctl", *(line.replace(" = ", "=") for line in before["node"]["settings"].splitlines()))
+    assert scene.world() == before
