@@ -13,15 +13,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cocoon_net import __version__
+from cocoon_net import __version__, locks
 from cocoon_net.clock import Clock, SystemClock
+from cocoon_net.engine.history import Deed
 from cocoon_net.engine.journal import Journal, Run
 from cocoon_net.engine.machine import PLANNED, RunMachine
 from cocoon_net.engine.runner import FIRST_PAUSE, GROWTH, LONGEST_PAUSE, Runner
 from cocoon_net.engine.workflow import load
-from cocoon_net.errors import Refused, SpecError, WorldError
+from cocoon_net.errors import CocoonError, Refused, SpecError, WorldError
 from cocoon_net.events import Bus, StepSettled
-from cocoon_net.locks import locked
+from cocoon_net.locks import Holder, locked
 from cocoon_net.records import Instance
 from cocoon_net.recovery import keep, open_sound
 from cocoon_net.site import Site
@@ -72,6 +73,22 @@ def at(site: Site, workflow: str, *, bus: Bus, say: Say, clock: Clock | None = N
             yield Desk(site, database, Journal(database, who(), lock.require), bus, clock or SystemClock(), say)
         finally:
             database.close()
+
+
+def unlock(site: Site, lock: str, *, say: Say) -> Holder:
+    """Take the run lock of id ``lock`` away from a command that hangs, and enter that into the history.
+
+    Raises Refused without root, SpecError when nobody holds the lock, or one of another id.
+    """
+    require_root("workflow unlock")
+    found = locks.unlock(site.run_lock, lock, by=f"`workflow unlock` ({who()})")
+    try:
+        with at(site, "workflow unlock", bus=Bus(), say=say) as desk:
+            run = desk.journal.unfinished()
+            desk.journal.record(Deed.UNLOCKED, desk.clock.now(), run=run, lock=lock, holder=str(found))
+    except CocoonError as error:  # it fell asleep in a transaction, or somebody was faster: it is fenced all the same
+        say(f"not entered into the history: {error.message}")
+    return found
 
 
 @contextmanager

@@ -77,9 +77,8 @@ def unlock(lock: str, state_dir: str | None) -> None:
 
     Should it ever wake up, it finds that out before it acts or writes, and ends. Its run goes on with --resume.
     """
-    from cocoon_net import locks, runs
+    from cocoon_net import runs
 
-    runs.require_root("workflow unlock")
-    found = locks.unlock(site_from(state_dir=state_dir).run_lock, lock, by=f"`workflow unlock` ({runs.who()})")
+    found = runs.unlock(site_from(state_dir=state_dir), lock, say=lambda line: click.echo(line, err=True))
     click.echo(f"taken away from {found}; if it still hangs, kill -9 {found.pid} ends it", err=True)
     click.echo("`cocoon-net workflow show` tells where its run stands, and what goes on with it", err=True)

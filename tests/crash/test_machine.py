@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -87,6 +88,11 @@ def test_an_init_that_hangs_is_unlocked_and_does_nothing_when_it_wakes_up(
         wrong = scene.product("workflow", "unlock", "nonsense", check=False)
         assert wrong.returncode == 78 and holder["id"] in wrong.stderr
         assert str(holder["pid"]) in scene.product("workflow", "unlock", holder["id"]).stderr
+        with sqlite3.connect(state(scene) / "cocoon-net.db") as database:
+            ((details,),) = database.execute(
+                "SELECT details FROM run_history WHERE what = 'unlocked' AND details LIKE ?", [f"%{holder['id']}%"]
+            )
+        assert f"init (pid {holder['pid']}" in details
         scene.product("run", "init", "--resume")
         assert scene.world() == provisioned
         told = scene.product("workflow", "show", "--json").stdout
@@ -169,3 +175,104 @@ def test_without_a_backup_the_same_init_finds_what_is_ours_and_a_teardown_remove
     }
     scene.on_node("sysctl", *(line.replace(" = ", "=") for line in before["node"]["settings"].splitlines()))
     assert scene.world() == before
+
+
+class Daemon:
+    """A running daemon of node1; ``ended`` when it would not come up."""
+
+    def __init__(self, scene: Any, *options: str) -> None:
+        line = [
+            "lab",
+            "exec",
+            "--name",
+            scene.name,
+            "node1",
+            "--",
+            sys.executable,
+            "-m",
+            "cocoon_net",
+            "daemon",
+            *options,
+        ]
+        self._log = scene.directory / "daemon.log"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cocoon_net", *line], stderr=log, env=scene.environment()
+            )
+        eventually(lambda: "serving:" in self.log() or self.process.poll() is not None)
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+            self.process.wait(10)
+
+    def __enter__(self) -> Daemon:
+        assert self.process.poll() is None, self.log()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.end()
+
+
+def leases(scene: Any) -> dict[str, str]:
+    return {row["mac"]: row["ip"] for row in json.loads((state(scene) / "leases.json").read_text())}
+
+
+def routes(scene: Any) -> set[str]:
+    shown = scene.on_node("ip", "route", "show", "proto", "174").stdout
+    return {line.split()[0] for line in shown.splitlines()}
+
+
+@pytest.fixture(scope="module")
+def guests(scene: Any, provisioned: Any) -> Iterator[dict[str, str]]:
+    """The node provisioned, with two guests that have leases; no daemon."""
+    scene.product("init", *SPEC)
+    with Daemon(scene):
+        for name in ("one", "two"):
+            scene.command("lab", "guest", "add", "--name", scene.name, "node1", name, "--client", "udhcpc")
+        eventually(lambda: len(leases(scene)) == 2)
+    yield leases(scene)
+    for name in ("one", "two"):
+        scene.command("lab", "guest", "del", "--name", scene.name, name)
+    scene.product("teardown")
+    for path in state(scene).glob("*damaged*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("more", [{}, {"backup": True}, {"backup": True, "leases": True}], ids=str)
+def test_a_daemon_with_a_damaged_database_gives_no_address_of_a_guest_away(
+    scene: Any, guests: dict[str, str], more: dict[str, bool]
+) -> None:
+    """Whatever is left: the backup, the file of leases, or nothing but the kernel's routes."""
+    if more.get("leases"):
+        # The file itself is gone: one that cannot be read stops a takeover, for it may hold what nobody else knows.
+        (state(scene) / "leases.json").unlink()
+        more = {"backup": True}
+    damage(scene, **more)
+    with Daemon(scene) as daemon:
+        assert leases(scene) == guests, daemon.log()
+        assert routes(scene) == set(guests.values())
+        assert "the database is damaged" in daemon.log() and "kept aside" in daemon.log()
+        ping = scene.command(
+            "lab", "exec", "--name", scene.name, "host", "--", "ping", "-c1", "-W2", min(guests.values())
+        )
+        assert "1 received" in ping.stdout
+        refused = scene.product("teardown", check=False)
+        assert refused.returncode == 78, "beside a live daemon"
+    with Daemon(scene) as daemon:
+        assert "recalled" not in daemon.log(), "once is enough"
+        assert leases(scene) == guests
+    scene.product("init", *SPEC)
+
+
+def test_beside_a_live_daemon_a_damaged_database_is_left_where_it_is(scene: Any, guests: dict[str, str]) -> None:
+    with Daemon(scene):
+        content = (state(scene) / "cocoon-net.db").read_bytes()
+        damage(scene)
+        told = scene.product("init", *SPEC, check=False)
+        assert told.returncode == 74, told.stderr
+        assert "daemon (pid" in told.stderr and "systemctl stop cocoon-net" in told.stderr
+        (state(scene) / "cocoon-net.db").write_bytes(content)
