@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from cocoon_net.dhcp.book import Book, Note
 from cocoon_net.dhcp.lease import Lease, State
-from cocoon_net.dhcp.pool import Terms
+from cocoon_net.dhcp.settings import Terms
 from cocoon_net.engine.history import Deed
 from cocoon_net.engine.journal import Journal
 from cocoon_net.errors import CocoonError, Damaged, Locked, SpecError

@@ -30,7 +30,7 @@ from cocoon_net.spec import Spec
 from cocoon_net.steps import STEPS
 from cocoon_net.steps.cloud import size
 from cocoon_net.stop import Stop
-from cocoon_net.store import open_copy, open_database, open_memory
+from cocoon_net.store import is_there, open_copy, open_memory
 from cocoon_net.world import World
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def unlock(site: Site, lock: str, *, say: Say) -> Holder:
 def glance(site: Site, workflow: str, *, bus: Bus, say: Say) -> Iterator[Desk]:
     """Look at a copy of the database for a command that changes nothing; where there is none, at an empty one."""
     require_root(f"looking ahead at {workflow}", "reads")
-    database = open_copy(site.database) if site.database.exists() else open_memory()
+    database = open_copy(site.database) if is_there(site.database) else open_memory()
     try:
         yield Desk(site, database, Journal(database), bus, SystemClock(), say)
     finally:

@@ -235,6 +235,11 @@ def open_database(path: Path, *, check: bool = False) -> Database:
     return database
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is a database, or was: one that is gone and has left a backup is damaged, not unknown."""
+    return path.exists() or backup_of(path).exists()
+
+
 def open_copy(path: Path) -> Database:
     """Read the database at ``path`` into memory, migrated there: whatever is written to it is never written to disk.
 

@@ -24,12 +24,12 @@ def show(run: str | None, as_json: bool, as_mermaid: bool, state_dir: str | None
     """Show RUN, or the newest: each state with its status, time, and what it made; the last error first."""
     from cocoon_net.cli.render import print_run, view
     from cocoon_net.engine.journal import Journal
-    from cocoon_net.store import open_database
+    from cocoon_net.store import is_there, open_copy
 
     site = site_from(state_dir=state_dir)
-    if not site.database.exists():
+    if not is_there(site.database):
         raise SpecError(f"no workflow ever ran here: {site.database} does not exist", hint="cocoon-net init --help")
-    journal = Journal(open_database(site.database))
+    journal = Journal(open_copy(site.database))
     runs = journal.runs()
     chosen = next((r for r in runs if run is None or r.id == run), None)
     if chosen is None:
@@ -53,10 +53,10 @@ def list_(as_json: bool, state_dir: str | None) -> None:
     """List all runs, the newest first."""
     from cocoon_net.cli.render import print_runs
     from cocoon_net.engine.journal import Journal
-    from cocoon_net.store import open_database
+    from cocoon_net.store import is_there, open_copy
 
     site = site_from(state_dir=state_dir)
-    runs = Journal(open_database(site.database)).runs() if site.database.exists() else []
+    runs = Journal(open_copy(site.database)).runs() if is_there(site.database) else []
     if as_json:
         rows = [
             {"run": r.id, "workflow": r.workflow, "state": r.state, "started_at": r.started_at, "error": dict(r.reason)}

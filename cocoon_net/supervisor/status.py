@@ -17,6 +17,7 @@ from cocoon_net.engine.journal import Journal, Run
 from cocoon_net.errors import SpecError
 from cocoon_net.records import Subnet
 from cocoon_net.site import Site
+from cocoon_net.store import is_there, open_copy
 from cocoon_net.supervisor.presence import daemon_owner, daemon_pid
 
 if TYPE_CHECKING:
@@ -52,10 +53,8 @@ class NodeStatus:
 def read(site: Site) -> NodeStatus:
     """Read the status of a node. Raises SpecError when there is nothing to read, StoreError, Refused."""
     daemon = _presence(site)
-    if site.database.exists():
-        from cocoon_net.store import open_database
-
-        with contextlib.closing(open_database(site.database)) as database:
+    if is_there(site.database):
+        with contextlib.closing(open_copy(site.database)) as database:
             found = from_database(database, daemon)
         if found is not None:
             return found
