@@ -103,6 +103,7 @@ def decode(data: bytes, port: str = "") -> Packet | Malformed:
             return Malformed.TRUNCATED
         if overload[0] & 2 and not _walk(data, *_SNAME, options):
             return Malformed.TRUNCATED
+        options[OVERLOAD] = overload  # one inside those fields counts for nothing
     kind = options.get(TYPE)
     if kind is None:
         return Malformed.TYPE

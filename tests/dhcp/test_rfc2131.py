@@ -1,4 +1,8 @@
-"""What the server answers, paragraph by paragraph of RFC 2131: pure decisions over a table, no socket."""
+"""What the server answers, paragraph by paragraph of RFC 2131: pure decisions over a table, no socket.
+
+The options themselves are in test_rfc2132, relays in test_relays, who is a client in test_clients, nonsense in
+test_malformed.
+"""
 
 from __future__ import annotations
 
@@ -10,63 +14,15 @@ import pytest
 
 from cocoon_net import records
 from cocoon_net.dhcp import wire
-from cocoon_net.dhcp.allocator import Allocator
-from cocoon_net.dhcp.decision import Decision, end
+from cocoon_net.dhcp.decision import Reason
 from cocoon_net.dhcp.lease import Client, State
 from cocoon_net.dhcp.options import Code, MessageType
-from cocoon_net.dhcp.pool import Pool
 from cocoon_net.dhcp.reply import EVERYONE, Way, decide, destination, render
 from cocoon_net.dhcp.settings import Settings, Terms
-from cocoon_net.dhcp.wire import Packet
-from cocoon_net.events import LeaseBound, LeaseReleased, LeaseRenewed
+from cocoon_net.events import LeaseBound, LeaseDeclined, LeaseReleased, LeaseRenewed, PoolExhausted
+from tests.dhcp.story import ALICE, BOB, CAROL, FIRST, OTHER_SERVER, SERVER, Story, packet
 
-ALICE, BOB = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
-SERVER = int(IPv4Address("172.20.100.1"))
-FIRST = int(IPv4Address("172.20.100.10"))
-OTHER_SERVER = int(IPv4Address("172.20.100.2"))
-NOW = 1_800_000_000
-
-
-class Story:
-    """A table, and messages to it; what is decided is done, as the server's batch does it."""
-
-    def __init__(self, pool: records.Pool) -> None:
-        self.table = Allocator(Pool.of(pool, Settings(Terms(lease=3600, cooling=60, offer=30, quarantine=600))))
-        self.now = NOW
-
-    def say(self, kind: MessageType, mac: bytes = ALICE, **fields: Any) -> Decision:
-        decision = decide(self.table, packet(kind, mac, **fields), self.now)
-        if decision.withdrawn:
-            self.table.withdraw(decision.withdrawn)
-        if decision.offer is not None:
-            self.table.offer(decision.offer)
-        for lease in decision.changes:
-            self.table.put(lease)
-        return decision
-
-    def bind(self, mac: bytes = ALICE) -> int:
-        address = self.say(MessageType.DISCOVER, mac).address
-        bound = self.say(MessageType.REQUEST, mac, server=SERVER, requested=address)
-        assert bound.kind is MessageType.ACK
-        return bound.address
-
-    def wait(self, seconds: int) -> None:
-        self.now += seconds
-        for lease in self.table.due(self.now, 1000):
-            done = end(self.table, lease, self.now)
-            if done.withdrawn:
-                self.table.withdraw(done.withdrawn)
-            for change in done.changes:
-                self.table.put(change)
-
-
-def packet(kind: MessageType, mac: bytes = ALICE, **fields: Any) -> Packet:
-    options = {int(Code.MESSAGE_TYPE): bytes((kind,))}
-    for name, code in (("server", Code.SERVER_ID), ("requested", Code.REQUESTED_ADDRESS)):
-        if name in fields:
-            options[int(code)] = fields.pop(name).to_bytes(4)
-    options.update(fields.pop("options", {}))
-    return Packet(wire.REQUEST, 7, mac, options, **fields)
+DISCOVER, OFFER, REQUEST, DECLINE, ACK, NAK, RELEASE, INFORM = MessageType
 
 
 @pytest.fixture
@@ -74,85 +30,136 @@ def story(pool: records.Pool) -> Story:
     return Story(pool)
 
 
-# 4.3.1 DISCOVER
+# §4.3.2: each state of a client that requests x each state of our record of it; a DHCPACK, n DHCPNAK, - silence.
+
+MINE, BOBS, FREE, NOT_POOLED, ELSEWHERE = "mine", "bob's", "free", "not pooled", "elsewhere"
+RECORDS = ("none", "offered", "bound", "released", "expired")
+SELECTING, OTHERS, REBOOT, RENEWING = "selecting", "selecting another server", "init-reboot", "renewing"
+ANSWERS = {
+    # The client took an offer of ours: confirmed if it can have the address, refused if it cannot.
+    (SELECTING, MINE): "aaaaa",
+    (SELECTING, BOBS): "nnnnn",
+    (SELECTING, FREE): "annna",  # whom another address is on offer to, or kept for, takes that one
+    (SELECTING, NOT_POOLED): "nnnnn",
+    (SELECTING, ELSEWHERE): "nnnnn",
+    # "the server identifier ... is not that of this server": it declined our offer, and that is all it says to us.
+    (OTHERS, MINE): "-----",
+    # "If the DHCP server has no record of this client, then it MUST remain silent"; but what another client of ours
+    # has is known to be wrong, and so is another network.
+    (REBOOT, MINE): "-aaaa",
+    (REBOOT, BOBS): "nnnnn",
+    (REBOOT, FREE): "--nnn",
+    (REBOOT, NOT_POOLED): "--nnn",
+    (REBOOT, ELSEWHERE): "nnnnn",
+    # RENEWING and REBINDING: only we can have leased an address of our pool, so a lost record is taken up again.
+    (RENEWING, MINE): "aaaaa",
+    (RENEWING, BOBS): "nnnnn",
+    (RENEWING, FREE): "aannn",
+    (RENEWING, NOT_POOLED): "--nnn",
+    (RENEWING, ELSEWHERE): "nnnnn",
+}
+
+
+@pytest.mark.parametrize("record", RECORDS)
+@pytest.mark.parametrize(("state", "address"), ANSWERS)
+def test_4_3_2_each_request_has_its_answer(story: Story, state: str, address: str, record: str) -> None:
+    bobs = story.bind(BOB)
+    mine = bobs + 1
+    match record:
+        case "offered":
+            assert story.say(DISCOVER).address == mine
+        case "bound" | "released" | "expired":
+            assert story.bind() == mine
+            if record == "released":
+                story.say(RELEASE, ciaddr=mine, server=SERVER)
+            if record == "expired":
+                story.wait(1800)
+                story.say(REQUEST, BOB, ciaddr=bobs)
+                story.wait(1801)
+                story.wait(61)
+    wished = {
+        MINE: mine,
+        BOBS: bobs,
+        FREE: FIRST + 15,
+        NOT_POOLED: FIRST + 150,
+        ELSEWHERE: int(IPv4Address("10.0.0.9")),
+    }[address]
+    how: dict[str, Any] = {
+        SELECTING: {"server": SERVER, "requested": wished},
+        OTHERS: {"server": OTHER_SERVER, "requested": wished},
+        REBOOT: {"requested": wished},
+        RENEWING: {"ciaddr": wished},
+    }[state]
+    decision = story.say(REQUEST, **how)
+    answer = {ACK: "a", NAK: "n", None: "-"}[decision.kind]
+    assert answer == ANSWERS[state, address][RECORDS.index(record)], decision.reason
+    assert decision.address == (wished if answer == "a" else 0)
+    assert story.table.at(bobs).mac == BOB, "nobody else's lease is ever touched"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"server": SERVER}, {"requested": 0}, {"server": SERVER, "requested": 0}, {"server": 0}],
+    ids=str,
+)
+def test_4_3_2_a_request_that_names_no_address_is_not_answered(story: Story, how: dict[str, int]) -> None:
+    story.bind()
+    assert story.say(REQUEST, **how).reason is Reason.NO_ADDRESS
+
+
+def test_4_3_2_selecting_by_ciaddr_alone_is_understood(story: Story) -> None:
+    mine = story.bind()
+    assert story.say(REQUEST, server=SERVER, ciaddr=mine).address == mine, "clients that renew with option 54 exist"
 
 
 def test_a_discover_without_a_free_address_gets_silence_and_is_told_to_us(pool_of: Callable[..., records.Pool]) -> None:
     story = Story(pool_of(1))
     story.bind(ALICE)
-    decision = story.say(MessageType.DISCOVER, BOB)
+    decision = story.say(DISCOVER, BOB)
     assert decision.kind is None
-    assert [type(event).__name__ for event in decision.events] == ["PoolExhausted"]
+    assert isinstance(decision.events[0], PoolExhausted)
 
 
 def test_a_discover_is_offered_the_address_it_has_then_had_then_asks_for_then_the_longest_unused(story: Story) -> None:
     wished = FIRST + 7
-    assert story.say(MessageType.DISCOVER, BOB, requested=wished).address == wished
+    assert story.say(DISCOVER, BOB, requested=wished).address == wished
     mine = story.bind(ALICE)
     assert mine == FIRST
-    assert story.say(MessageType.DISCOVER, ALICE, requested=FIRST + 9).address == mine, "its own goes before its wish"
-    story.say(MessageType.RELEASE, ALICE, ciaddr=mine, server=SERVER)
-    assert story.say(MessageType.DISCOVER, ALICE).address == mine, "also while it cools"
-    assert story.say(MessageType.DISCOVER, BOB, requested=mine).address != mine, "nobody else gets it meanwhile"
+    assert story.say(DISCOVER, ALICE, requested=FIRST + 9).address == mine, "its own goes before its wish"
+    story.say(RELEASE, ALICE, ciaddr=mine, server=SERVER)
+    assert story.say(DISCOVER, ALICE).address == mine, "also while it cools"
+    assert story.say(DISCOVER, BOB, requested=mine).address != mine, "nobody else gets it meanwhile"
 
 
 def test_an_offer_is_kept_for_its_client_and_given_up_after_a_while(story: Story) -> None:
-    offered = story.say(MessageType.DISCOVER, ALICE).address
-    assert story.say(MessageType.DISCOVER, ALICE).address == offered, "asking again is offered the same"
-    assert story.say(MessageType.DISCOVER, BOB, requested=offered).address != offered
+    offered = story.say(DISCOVER, ALICE).address
+    assert story.say(DISCOVER, ALICE).address == offered, "asking again is offered the same"
+    assert story.say(DISCOVER, BOB, requested=offered).address != offered
     story.wait(31)
     assert story.table.offered(Client(ALICE)) is None
 
 
-# 4.3.2 REQUEST
-
-
 def test_selecting_another_server_is_answered_by_silence_and_frees_our_offer(story: Story) -> None:
-    offered = story.say(MessageType.DISCOVER).address
-    decision = story.say(MessageType.REQUEST, server=OTHER_SERVER, requested=offered)
+    offered = story.say(DISCOVER).address
+    decision = story.say(REQUEST, server=OTHER_SERVER, requested=offered)
     assert decision.kind is None
     assert story.table.offered(Client(ALICE)) is None
 
 
 def test_selecting_binds_what_was_offered(story: Story) -> None:
-    offered = story.say(MessageType.DISCOVER).address
-    decision = story.say(MessageType.REQUEST, server=SERVER, requested=offered)
-    assert (decision.kind, decision.address, decision.seconds) == (MessageType.ACK, offered, 3600)
+    offered = story.say(DISCOVER).address
+    decision = story.say(REQUEST, server=SERVER, requested=offered)
+    assert (decision.kind, decision.address, decision.seconds) == (ACK, offered, 3600)
     assert [lease.state for lease in decision.changes] == [State.BOUND], "there is something to commit first"
     assert isinstance(decision.events[0], LeaseBound)
-
-
-def test_selecting_an_address_of_somebody_else_is_refused(story: Story) -> None:
-    taken = story.bind(BOB)
-    assert story.say(MessageType.REQUEST, ALICE, server=SERVER, requested=taken).kind is MessageType.NAK
-
-
-def test_init_reboot_on_the_wrong_network_is_refused(story: Story) -> None:
-    elsewhere = int(IPv4Address("10.0.0.9"))
-    assert story.say(MessageType.REQUEST, requested=elsewhere).kind is MessageType.NAK
-
-
-def test_init_reboot_of_a_client_without_a_record_is_answered_by_silence(story: Story) -> None:
-    assert story.say(MessageType.REQUEST, requested=FIRST).kind is None
-
-
-def test_init_reboot_with_the_right_address_is_confirmed(story: Story) -> None:
-    mine = story.bind()
-    decision = story.say(MessageType.REQUEST, requested=mine)
-    assert (decision.kind, decision.address) == (MessageType.ACK, mine)
-
-
-def test_init_reboot_with_another_address_than_its_own_is_refused(story: Story) -> None:
-    mine = story.bind()
-    assert story.say(MessageType.REQUEST, requested=mine + 3).kind is MessageType.NAK
 
 
 @pytest.mark.parametrize("state", ["renewing", "rebinding"])
 def test_renewing_and_rebinding_extend_the_lease(story: Story, state: str) -> None:
     mine = story.bind()
     story.wait(1800)
-    decision = story.say(MessageType.REQUEST, ciaddr=mine)
-    assert (decision.kind, decision.address) == (MessageType.ACK, mine)
+    decision = story.say(REQUEST, ciaddr=mine)
+    assert (decision.kind, decision.address) == (ACK, mine)
     assert decision.changes[0].ends == story.now + 3600
     assert isinstance(decision.events[0], LeaseRenewed)
 
@@ -163,10 +170,83 @@ def test_renewing_an_address_that_went_to_somebody_else_is_refused(pool_of: Call
     story.wait(3601)
     story.wait(61)
     assert story.bind(BOB) == mine
-    assert story.say(MessageType.REQUEST, ALICE, ciaddr=mine).kind is MessageType.NAK
+    assert story.say(REQUEST, ALICE, ciaddr=mine).kind is NAK
 
 
-# 4.3.3 DECLINE, 4.3.4 RELEASE, 4.3.5 INFORM
+# §4.3.1 DHCPDISCOVER
+
+
+def test_what_has_not_been_used_for_the_longest_time_is_offered_first(pool_of: Callable[..., records.Pool]) -> None:
+    story = Story(pool_of(3))
+    addresses = [story.bind(mac) for mac in (ALICE, BOB, CAROL)]
+    for mac, address in ((BOB, addresses[1]), (ALICE, addresses[0]), (CAROL, addresses[2])):
+        story.say(RELEASE, mac, ciaddr=address, server=SERVER)
+        story.wait(1)
+    for _ in range(60):
+        story.wait(1)
+    strangers = (bytes((2, 0, 0, 0, 0, n)) for n in range(3))
+    assert [story.bind(mac) for mac in strangers] == [addresses[1], addresses[0], addresses[2]]
+
+
+def test_a_released_client_finds_its_address_again_until_it_was_needed(pool_of: Callable[..., records.Pool]) -> None:
+    story = Story(pool_of(2))
+    mine = story.bind(ALICE)
+    story.say(RELEASE, ALICE, ciaddr=mine, server=SERVER)
+    story.wait(86_400)
+    assert story.say(DISCOVER, ALICE).address == mine, "a VM that slept for a day has its address"
+    story.wait(31)
+    for mac in (BOB, CAROL):
+        story.bind(mac)
+    assert story.say(DISCOVER, ALICE).kind is None
+
+
+def test_a_scattered_pool_is_served_to_the_last_address_and_nothing_else(pool: records.Pool) -> None:
+    network = pool.subnet
+    scattered = tuple(network[n] for n in (0, 1, 7, 99, 200, 255))
+    elsewhere = IPv4Address("172.20.101.7")
+    story = Story(records.Pool(network, network[1], (), (*scattered, elsewhere), 1500))
+    got = {story.bind(bytes((2, 0, 0, 0, 0, n))) for n in range(3)}
+    assert got == {int(network[n]) for n in (7, 99, 200)}, "never the network, the gateway, the broadcast address"
+    assert story.say(DISCOVER, CAROL).reason is Reason.EXHAUSTED
+
+
+@pytest.mark.parametrize(
+    ("wished", "granted"),
+    [
+        (None, 3600),  # "ELSE ... the locally configured default lease time"
+        (1800, 1800),
+        (3600, 3600),
+        (7200, 3600),
+        (0xFFFF_FFFF, 3600),
+        (1, 60),  # "the server may choose ... another lease"
+        (0, 60),
+    ],
+)
+def test_a_lease_time_is_granted_up_to_ours(story: Story, wished: int | None, granted: int) -> None:
+    options = {} if wished is None else {int(Code.LEASE_TIME): wished.to_bytes(4)}
+    offer = story.hear(DISCOVER, options=options)
+    assert offer is not None
+    ack = story.hear(REQUEST, server=SERVER, requested=offer.yiaddr, options=options)
+    assert ack is not None
+    for reply in (offer, ack):
+        times = [int.from_bytes(reply.options[code]) for code in (51, 58, 59)]
+        assert times == [granted, granted // 2, granted * 7 // 8], "§4.4.5: T1 0.5, T2 0.875"
+
+
+def test_a_lease_may_be_for_ever(pool: records.Pool) -> None:
+    story = Story(pool, Settings(Terms(lease=0xFFFF_FFFF)))
+    offer = story.hear(DISCOVER, options={int(Code.LEASE_TIME): b"\xff" * 4})
+    assert offer is not None
+    assert {offer.options[code] for code in (51, 58, 59)} == {b"\xff" * 4}, "§3.3: infinity, its T1 and T2 too"
+
+
+def test_a_renewal_can_shorten_a_lease(story: Story) -> None:
+    mine = story.bind()
+    renewed = story.say(REQUEST, ciaddr=mine, options={int(Code.LEASE_TIME): (600).to_bytes(4)})
+    assert renewed.changes[0].ends == story.now + 600
+
+
+# §4.3.3 DHCPDECLINE, §4.3.4 DHCPRELEASE, §4.3.5 DHCPINFORM
 
 
 def test_a_declined_address_is_not_offered_again_until_its_quarantine_ends(
@@ -174,99 +254,242 @@ def test_a_declined_address_is_not_offered_again_until_its_quarantine_ends(
 ) -> None:
     story = Story(pool_of(2))
     bad = story.bind()
-    assert story.say(MessageType.DECLINE, requested=bad, server=SERVER).kind is None
-    other = story.say(MessageType.DISCOVER).address
+    assert story.say(DECLINE, requested=bad, server=SERVER).kind is None
+    other = story.say(DISCOVER).address
     assert other not in (0, bad)
-    assert story.say(MessageType.DISCOVER, BOB).kind is None, "nothing else is free"
+    assert story.say(DISCOVER, BOB).kind is None, "nothing else is free"
     story.wait(601)
-    assert story.say(MessageType.DISCOVER, BOB).address == bad
+    assert story.say(DISCOVER, BOB).address == bad
 
 
 def test_nobody_declines_or_releases_the_address_of_another(story: Story) -> None:
     mine = story.bind(ALICE)
-    assert not story.say(MessageType.DECLINE, BOB, requested=mine, server=SERVER).changes
-    assert not story.say(MessageType.RELEASE, BOB, ciaddr=mine, server=SERVER).changes
-    assert not story.say(MessageType.RELEASE, ALICE, ciaddr=mine, server=OTHER_SERVER).changes
+    assert not story.say(DECLINE, BOB, requested=mine, server=SERVER).changes
+    assert not story.say(RELEASE, BOB, ciaddr=mine, server=SERVER).changes
+    assert not story.say(RELEASE, ALICE, ciaddr=mine, server=OTHER_SERVER).changes
     assert story.table.at(mine).state is State.BOUND
 
 
 def test_a_released_address_cools_before_another_client_gets_it(pool_of: Callable[..., records.Pool]) -> None:
     story = Story(pool_of(1))
     mine = story.bind(ALICE)
-    decision = story.say(MessageType.RELEASE, ALICE, ciaddr=mine, server=SERVER)
+    decision = story.say(RELEASE, ALICE, ciaddr=mine, server=SERVER)
     assert decision.kind is None
     assert isinstance(decision.events[0], LeaseReleased)
-    assert story.say(MessageType.DISCOVER, BOB).kind is None
+    assert story.say(DISCOVER, BOB).kind is None
     story.wait(61)
-    assert story.say(MessageType.DISCOVER, BOB).address == mine
+    assert story.say(DISCOVER, BOB).address == mine
 
 
-def test_an_inform_is_acknowledged_without_address_and_lease_time(story: Story) -> None:
-    ask = packet(MessageType.INFORM, ciaddr=FIRST + 15)
-    decision = decide(story.table, ask, NOW)
-    assert (decision.kind, decision.address, decision.seconds, decision.changes) == (MessageType.ACK, 0, 0, ())
-    said = wire.decode(render(decision, ask, story.table.pool))
-    assert isinstance(said, Packet)
-    assert (said.yiaddr, said.ciaddr) == (0, FIRST + 15)
-    assert not {Code.LEASE_TIME, Code.RENEWAL_TIME, Code.REBINDING_TIME} & set(said.options)
-    assert destination(decision, ask).address == FIRST + 15
+def test_a_decline_is_told_to_the_operator_and_an_offer_can_be_declined(story: Story) -> None:
+    offered = story.say(DISCOVER).address
+    decision = story.say(DECLINE, requested=offered, server=SERVER)
+    assert decision.kind is None
+    assert isinstance(decision.events[0], LeaseDeclined), "§4.3.3: SHOULD notify the local system administrator"
+    assert story.table.at(offered).state is State.QUARANTINED
+    assert story.say(REQUEST, requested=offered, server=SERVER).kind is NAK
 
 
-# Replies: table 3, RFC 2132, RFC 6842, 4.1
-
-
-def test_a_reply_carries_what_was_asked_for_in_that_order_and_echoes_the_client(story: Story) -> None:
-    wanted = bytes((Code.ROUTER, Code.DNS, Code.SUBNET_MASK, 252))
-    ask = packet(MessageType.DISCOVER, options={int(Code.PARAMETER_LIST): wanted, int(Code.CLIENT_ID): b"\x01" + ALICE})
-    said = wire.decode(render(decide(story.table, ask, NOW), ask, story.table.pool))
-    assert isinstance(said, Packet)
-    assert (said.op, said.xid, said.chaddr, said.yiaddr) == (wire.REPLY, 7, ALICE, FIRST)
-    assert said.options[Code.ROUTER] == said.options[Code.SERVER_ID] == SERVER.to_bytes(4)
-    assert said.options[Code.DNS] == bytes((8, 8, 8, 8, 1, 1, 1, 1))
-    assert said.options[Code.LEASE_TIME] == (3600).to_bytes(4)
-    assert said.options[Code.CLIENT_ID] == b"\x01" + ALICE
-    assert Code.MTU not in said.options, "it was not asked for"
-    order = [code for code in said.options if code in wanted]
-    assert order == [Code.SUBNET_MASK, Code.ROUTER, Code.DNS], "the mask before the router (RFC 2132 3.3)"
-
-
-def test_without_a_list_everything_is_told(story: Story) -> None:
-    ask = packet(MessageType.DISCOVER)
-    said = wire.decode(render(decide(story.table, ask, NOW), ask, story.table.pool))
-    assert isinstance(said, Packet)
-    assert {1, 3, 6, 26, 28, 51, 53, 54, 58, 59} <= set(said.options)
-    assert said.options[Code.MTU] == (1500).to_bytes(2)
-
-
-def test_a_nak_is_broadcast_and_says_why(story: Story) -> None:
-    ask = packet(MessageType.REQUEST, ciaddr=int(IPv4Address("10.0.0.9")))
-    decision = decide(story.table, ask, NOW)
-    assert destination(decision, ask) == EVERYONE
-    said = wire.decode(render(decision, ask, story.table.pool))
-    assert isinstance(said, Packet)
-    assert (said.yiaddr, said.ciaddr) == (0, 0)
-    assert said.options[Code.MESSAGE] == b"the address is not in this subnet"
-    assert set(said.options) == {Code.MESSAGE_TYPE, Code.SERVER_ID, Code.MESSAGE}
+@pytest.mark.parametrize("server", [None, SERVER])
+@pytest.mark.parametrize("kind", [DECLINE, RELEASE])
+def test_a_goodbye_counts_with_and_without_a_server_identifier(story: Story, kind: MessageType, server: int) -> None:
+    mine = story.bind()
+    assert story.say(kind, requested=mine, ciaddr=mine, server=server).changes
 
 
 @pytest.mark.parametrize(
-    ("fields", "way", "address"),
+    ("kind", "how"),
     [
-        ({}, Way.DIRECT, FIRST),
-        ({"flags": wire.BROADCAST}, Way.BROADCAST, 0xFFFFFFFF),
-        ({"giaddr": FIRST + 100}, Way.RELAY, FIRST + 100),
-        ({"giaddr": FIRST + 100, "flags": wire.BROADCAST}, Way.RELAY, FIRST + 100),
+        (DECLINE, {"ciaddr": FIRST}),  # table 5: the address is in option 50
+        (DECLINE, {"requested": FIRST, "server": OTHER_SERVER}),
+        (DECLINE, {"requested": FIRST + 3}),
+        (RELEASE, {"requested": FIRST}),  # table 5: the address is in ciaddr
+        (RELEASE, {"ciaddr": FIRST, "server": OTHER_SERVER}),
+        (RELEASE, {"ciaddr": FIRST + 3}),
+        (RELEASE, {}),
+    ],
+    ids=str,
+)
+def test_a_goodbye_that_is_not_meant_for_us_or_names_no_lease_changes_nothing(
+    story: Story, kind: MessageType, how: dict[str, int]
+) -> None:
+    assert story.bind() == FIRST
+    decision = story.say(kind, **how)
+    assert (decision.kind, decision.changes) == (None, ())
+    assert story.table.at(FIRST).state is State.BOUND
+
+
+def test_releasing_twice_is_releasing_once(story: Story) -> None:
+    mine = story.bind()
+    first = story.say(RELEASE, ciaddr=mine, server=SERVER)
+    assert isinstance(first.events[0], LeaseReleased)
+    assert story.say(RELEASE, ciaddr=mine, server=SERVER).changes == ()
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_4_3_5_an_inform_is_acknowledged_without_address_and_lease(story: Story, known: bool) -> None:
+    mine = story.bind() if known else FIRST + 100
+    before = dict(story.table.leases)
+    ask = packet(INFORM, ciaddr=mine, flags=wire.BROADCAST)
+    reply = story.answer(ask)
+    assert reply is not None
+    assert (reply.type, reply.yiaddr, reply.ciaddr) == (ACK, 0, mine)
+    assert not {51, 58, 59} & set(reply.options), "MUST NOT send a lease expiration time"
+    assert reply.options[Code.ROUTER] == SERVER.to_bytes(4)
+    assert destination(story.do(ask), ask) == (Way.DIRECT, mine), "directly to the address in ciaddr"
+    assert story.table.leases == before, "MUST NOT check for an existing lease, nor make one"
+
+
+@pytest.mark.parametrize("ciaddr", [0, int(IPv4Address("10.0.0.9"))])
+def test_4_3_5_an_inform_from_no_address_or_another_network_is_not_answered(story: Story, ciaddr: int) -> None:
+    assert story.say(INFORM, ciaddr=ciaddr).kind is None, "SHOULD check the network address for consistency"
+
+
+@pytest.mark.parametrize("kind", [OFFER, ACK, NAK, 9, 10, 13, 0, 255])
+def test_what_a_client_does_not_say_is_not_answered(story: Story, kind: int) -> None:
+    mine = story.bind()
+    assert story.do(packet(kind, ciaddr=mine, requested=mine)).reason is Reason.NOT_A_REQUEST
+
+
+def test_a_reply_is_not_answered(story: Story) -> None:
+    assert story.do(packet(DISCOVER)._replace(op=wire.REPLY)).reason is Reason.NOT_A_REQUEST
+
+
+# Table 3: the fields of a reply; RFC 1542 §2.1 its size
+
+
+@pytest.mark.parametrize("kind", [OFFER, ACK, NAK])
+@pytest.mark.parametrize(("flags", "giaddr"), [(0, 0), (wire.BROADCAST, 0), (0, FIRST + 100), (0x7FFF, 0)])
+def test_table_3_the_fields_of_a_reply(story: Story, kind: MessageType, flags: int, giaddr: int) -> None:
+    header = {"flags": flags, "giaddr": giaddr, "xid": 0xDEADBEEF, "secs": 77, "hops": 3, "siaddr": 5, "yiaddr": 6}
+    mine = story.bind()
+    ask = {
+        OFFER: packet(DISCOVER, **header),
+        ACK: packet(REQUEST, ciaddr=mine, **header),
+        NAK: packet(REQUEST, ciaddr=mine + 1, **header),
+    }[kind]
+    reply = story.answer(ask)
+    assert reply is not None
+    assert reply == wire.Packet(
+        op=wire.REPLY,
+        htype=1,
+        hlen=6,
+        hops=0,
+        xid=0xDEADBEEF,
+        secs=0,
+        ciaddr=mine if kind is ACK else 0,
+        yiaddr=0 if kind is NAK else mine,
+        siaddr=0,
+        flags=flags | wire.BROADCAST if kind is NAK and giaddr else flags,
+        giaddr=giaddr,
+        chaddr=ALICE,
+        options=reply.options,
+    )
+    assert reply.type == kind
+
+
+@pytest.mark.parametrize(
+    ("ask", "has", "has_not"),
+    [
+        (packet(DISCOVER), {51, 53, 54}, {50, 52, 55, 57, 61, 82}),
+        (packet(DISCOVER, asks=[1]), {1, 51, 53, 54}, {3, 6, 26, 28, 50, 55, 57, 61}),
+        (packet(REQUEST, requested=FIRST, server=SERVER, asks=[50, 55, 57, 61]), {51, 53, 54}, {50, 55, 57, 61}),
+        (packet(REQUEST, ciaddr=FIRST + 1, asks=[1, 3, 51]), {53, 54, 56}, {1, 3, 6, 26, 28, 51, 58, 59}),
+        (packet(INFORM, ciaddr=FIRST, asks=[1, 51, 58]), {1, 53, 54}, {51, 58, 59}),
+    ],
+    ids=["offer", "offer to a list", "ack", "nak", "ack to an inform"],
+)
+def test_table_3_the_options_that_a_reply_must_and_must_not_have(
+    story: Story, ask: wire.Packet, has: set[int], has_not: set[int]
+) -> None:
+    story.bind(BOB)
+    story.bind(ALICE)
+    if ask.options.get(50) == FIRST.to_bytes(4):
+        ask = ask._replace(options={**ask.options, 50: (FIRST + 1).to_bytes(4)})
+    elif ask.ciaddr == FIRST + 1:
+        ask = ask._replace(ciaddr=FIRST)
+    reply = story.answer(ask)
+    assert reply is not None
+    assert has <= set(reply.options)
+    assert not has_not & set(reply.options)
+
+
+def test_a_nak_says_why_and_nothing_else(story: Story) -> None:
+    reply = story.hear(REQUEST, ciaddr=int(IPv4Address("10.0.0.9")), asks=[1, 3, 6])
+    assert reply is not None
+    assert reply.options == {
+        53: bytes((NAK,)),
+        54: SERVER.to_bytes(4),
+        56: b"the address is not in this subnet",
+    }
+
+
+@pytest.mark.parametrize("kind", [OFFER, ACK, NAK])
+def test_every_reply_is_long_enough_for_bootp(story: Story, kind: MessageType) -> None:
+    mine = story.bind()
+    ask = {OFFER: packet(DISCOVER), ACK: packet(REQUEST, ciaddr=mine), NAK: packet(REQUEST, ciaddr=mine + 1)}[kind]
+    data = render(decide(story.table, ask, story.now), ask, story.table.pool)
+    assert len(data) >= 300
+    assert data[236:240] == bytes((99, 130, 83, 99)), "§3: the magic cookie"
+    assert 255 in data[240:], "§4.1: the last option is the end option"
+    assert data[44:236] == bytes(192), "no sname, no file"
+
+
+# §4.1: where a reply goes
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "way", "address"),
+    [
+        (OFFER, {}, Way.DIRECT, FIRST),
+        (OFFER, {"flags": wire.BROADCAST}, Way.BROADCAST, 0xFFFFFFFF),
+        (OFFER, {"flags": 0x7FFF}, Way.DIRECT, FIRST),  # the other bits MUST be ignored
+        (OFFER, {"giaddr": FIRST + 100}, Way.RELAY, FIRST + 100),
+        (OFFER, {"giaddr": FIRST + 100, "flags": wire.BROADCAST}, Way.RELAY, FIRST + 100),
+        (ACK, {}, Way.DIRECT, FIRST),
+        (ACK, {"flags": wire.BROADCAST}, Way.DIRECT, FIRST),  # ciaddr goes before the flag
+        (ACK, {"giaddr": FIRST + 100}, Way.RELAY, FIRST + 100),
+        (NAK, {}, Way.BROADCAST, 0xFFFFFFFF),
+        (NAK, {"giaddr": FIRST + 100}, Way.RELAY, FIRST + 100),
     ],
 )
-def test_a_reply_goes_where_4_1_sends_it(story: Story, fields: dict[str, int], way: Way, address: int) -> None:
-    ask = packet(MessageType.DISCOVER, **fields)
-    assert destination(decide(story.table, ask, NOW), ask) == (way, address)
+def test_4_1_a_reply_goes_where_it_is_sent(
+    story: Story, kind: MessageType, fields: dict[str, int], way: Way, address: int
+) -> None:
+    mine = story.bind()
+    ask = {
+        OFFER: packet(DISCOVER, **fields),
+        ACK: packet(REQUEST, ciaddr=mine, **fields),
+        NAK: packet(REQUEST, ciaddr=mine + 1, **fields),
+    }[kind]
+    assert destination(decide(story.table, ask, story.now), ask) == (way, address)
 
 
-def test_the_gateway_and_what_is_outside_the_subnet_never_enter_the_pool(pool_of: Callable[..., records.Pool]) -> None:
-    story = Story(pool_of(3, first="172.20.100.1"))
-    assert SERVER not in story.table.pool.members
-    assert {story.bind(bytes((2, 0, 0, 0, 0, n))) for n in range(2)} == {SERVER + 1, SERVER + 2}
+def test_4_1_selecting_is_answered_at_the_new_address_or_by_broadcast(story: Story) -> None:
+    offered = story.say(DISCOVER).address
+    ask = packet(REQUEST, server=SERVER, requested=offered)
+    assert destination(decide(story.table, ask, story.now), ask) == (Way.DIRECT, offered)
+    ask = ask._replace(flags=wire.BROADCAST)
+    assert destination(decide(story.table, ask, story.now), ask) == EVERYONE
+
+
+# RFC 4039: rapid commit
+
+
+@pytest.mark.parametrize(("switched_on", "asked"), [(False, True), (True, False), (False, False), (True, True)])
+def test_rfc_4039_two_messages_do_only_where_both_want_it(pool: records.Pool, switched_on: bool, asked: bool) -> None:
+    story = Story(pool, Settings(Terms(rapid_commit=switched_on)))
+    ask = packet(DISCOVER, options={80: b""} if asked else {})
+    decision = decide(story.table, ask, story.now)
+    reply = story.answer(ask)
+    assert reply is not None
+    if switched_on and asked:
+        assert (reply.type, reply.options[80]) == (ACK, b"")
+        assert [lease.state for lease in decision.changes] == [State.BOUND], "committed like any other promise"
+    else:
+        assert reply.type == OFFER
+        assert 80 not in reply.options, "MUST NOT include it in an offer"
+    assert reply.options[Code.LEASE_TIME]
 
 
 def test_no_address_is_ever_held_by_two_clients(pool_of: Callable[..., records.Pool]) -> None:
@@ -274,11 +497,11 @@ def test_no_address_is_ever_held_by_two_clients(pool_of: Callable[..., records.P
     macs = [bytes((2, 0, 0, 0, 0, n)) for n in range(20)]
     for turn in range(400):
         mac = macs[(turn * 7) % len(macs)]
-        offer = story.say(MessageType.DISCOVER, mac)
+        offer = story.say(DISCOVER, mac)
         if offer.kind is not None:
-            story.say(MessageType.REQUEST, mac, server=SERVER, requested=offer.address)
+            story.say(REQUEST, mac, server=SERVER, requested=offer.address)
         if turn % 3 == 0 and (held := story.table.held(Client(mac))) is not None:
-            story.say(MessageType.RELEASE, mac, ciaddr=held.address, server=SERVER)
+            story.say(RELEASE, mac, ciaddr=held.address, server=SERVER)
         story.wait(turn % 40)
         bound = [lease for lease in story.table.leases.values() if lease.state is State.BOUND]
         assert len({lease.mac for lease in bound}) == len(bound) == len({lease.address for lease in bound})
