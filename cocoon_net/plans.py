@@ -46,6 +46,8 @@ def foresee(desk: Desk, workflow: str, spec: Spec | None, *, now: datetime | Non
         last = runs.provisioned(desk.journal)
         run = last if last.workflow == workflow and not last.ended else None
         spec, instance = last.spec, last.instance
+        if run is None and not last.ended:
+            desk.say(f"a teardown gives {last.id} up, which stands in {last.state!r}")
     else:
         spec = spec or _last_spec(desk.journal, workflow)
         run = runs.standing(desk.journal, workflow, spec)
@@ -55,10 +57,12 @@ def foresee(desk: Desk, workflow: str, spec: Spec | None, *, now: datetime | Non
     if workflow == "init" and instance is not None:
         size(spec, instance)
     plan = _rest(run) if run is not None else load(workflow, STEPS, desk.site.workflow_dir)
-    lineage = desk.journal.lineage() or Later("(of the run)")
+    lineage = desk.journal.lineage()
+    ledger, open_ = desk.journal.ledger(), desk.journal.open(lineage)
+    cx = Context(spec, instance, ledger, lineage or Later("(of the run)"), now, open_)
     runner = Runner(desk.journal, STEPS, desk.world(spec).inventories, clock=desk.clock, bus=desk.bus)
-    steps = runner.compare(plan, Context(spec, instance, desk.journal.ledger(), lineage, now))
-    return Forecast(workflow, run.id if run is not None else "", spec, instance, __version__, now, steps)
+    stands = run.id if run is not None else ""
+    return Forecast(workflow, stands, spec, instance, __version__, now, runner.compare(plan, cx))
 
 
 def begin(desk: Desk, then: Mapping[str, Any]) -> Run:

@@ -152,6 +152,8 @@ def lines(forecast: Forecast) -> Iterator[Line]:
     calls = [f"{n} {_VIAS[via]}{'' if n == 1 else 's'}" for via, n in forecast.calls().items() if n]
     yield "bold", ", ".join((*objects, *([f"{waiting} to wait for"] if waiting else [])))
     yield "", f"calls: {', '.join(calls) or 'none'}"
+    if forecast.stop:
+        yield "bold red", f"a run would stop at {forecast.stop!r}: see ! above"
 
 
 def _step(step: Outlook) -> Iterator[Line]:

@@ -62,6 +62,11 @@ class Forecast:
         """Whether there is nothing to do and nothing to wait for."""
         return not any(step.changes or step.waiting for step in self.steps)
 
+    @property
+    def stop(self) -> str:
+        """The step at which a run would be refused a change; empty where none would be."""
+        return next((step.step for step in self.steps if any(each.refused for each in step.changes)), "")
+
     def verbs(self) -> dict[Verb, int]:
         """Return how many objects would be created, changed and deleted."""
         found = Counter(planned.change.verb for step in self.steps for planned in step.changes)
@@ -103,6 +108,7 @@ def document(forecast: Forecast) -> dict[str, Any]:
         "counts": {
             **{verb.value: count for verb, count in forecast.verbs().items()},
             "waiting": sum(len(step.waiting) for step in forecast.steps),
+            "refused": sum(1 for step in forecast.steps for planned in step.changes if planned.refused),
             "kept": sum(len(step.kept) for step in forecast.steps),
             "calls": {via.value: count for via, count in forecast.calls().items()},
         },

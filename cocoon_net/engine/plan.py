@@ -69,7 +69,7 @@ def spared(step: Step, seen: Mapping[str, Record], ledger: Ledger) -> Wanted:
 def kept(step: Step, seen: Mapping[str, Record], ledger: Ledger) -> dict[str, str]:
     """Say of each thing that a teardown leaves as it is why it does: key -> reason."""
     return {
-        key: _reason(seen[key], ledger.get((step.name, key)), _whole(step, key, ledger))
+        key: _reason(step, seen[key], ledger.get((step.name, key)), _whole(step, key, ledger))
         for key, record in sorted(spared(step, seen, ledger).items(), key=lambda item: natural(item[0]))
         if record == seen[key]
     }
@@ -81,7 +81,7 @@ def _whole(step: Step, key: str, ledger: Ledger) -> str:
     return step.part_of if parent is not None and removable(parent.record, parent) else ""
 
 
-def _reason(record: Record, row: Row | None, whole: str) -> str:
+def _reason(step: Step, record: Record, row: Row | None, whole: str) -> str:
     owner = getattr(record, "owner", "")
     match row:
         case _ if whole:
@@ -96,6 +96,8 @@ def _reason(record: Record, row: Row | None, whole: str) -> str:
             return "was there before us"
         case _ if record.ours is False:
             return "not ours"
+        case None if step.permanent:
+            return "we never changed it"
         case _:
             return "not ours: it carries no mark, and the ledger does not know it"
 

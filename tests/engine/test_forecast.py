@@ -50,6 +50,7 @@ def test_a_change_that_would_be_refused_says_so(bench: Any) -> None:
     bench.lamps.calls = refuse
     (lamp,) = foresee(bench).steps[1].changes
     assert (lamp.calls, lamp.refused) == ((), "the lamp is in another zone")
+    assert foresee(bench).stop == "lamps"
 
 
 def test_a_look_that_fails_in_passing_is_repeated_and_a_lasting_error_names_its_step(bench: Any) -> None:

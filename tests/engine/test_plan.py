@@ -131,6 +131,7 @@ def test_what_a_teardown_removes_or_puts_back_is_not_kept() -> None:
 def test_a_thing_of_another_node_is_kept_by_name_and_a_part_by_its_whole() -> None:
     net = IPv4Network("172.20.100.0/24")
     theirs = Subnet(net, "zone", owner="node2", ours=False)
+    assert kept(step(permanent=True), {"a": ONE}, {}) == {"a": "we never changed it"}
     assert kept(step(), {"a": theirs}, {}) == {"a": "not ours: it belongs to node2"}
     whole = {("w", "a"): Row("w", "a", Origin.CREATED, ONE)}
     assert kept(step(part_of="w"), {"a": replace(ONE, ours=False)}, whole) == {"a": "goes with w"}

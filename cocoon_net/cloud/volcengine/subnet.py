@@ -10,7 +10,7 @@ from cocoon_net.cloud.volcengine import eni as enis
 from cocoon_net.cloud.volcengine.client import Client
 from cocoon_net.cloud.volcengine.eni import instance_of
 from cocoon_net.cloud.volcengine.fence import fence_subnet
-from cocoon_net.cloud.volcengine.tags import marks, ours, owner, tags_of
+from cocoon_net.cloud.volcengine.tags import marks, ours, owner, stranger, tags_of
 from cocoon_net.engine.model import Busy, Call, Change, Context, Later, Seen, Verb, Via
 from cocoon_net.errors import CloudError, CloudGone, CloudQuota, CloudTransient, InvariantError, Unsupported
 from cocoon_net.records import Subnet
@@ -144,7 +144,7 @@ def _record(thing: Mapping[str, Any], cx: Context) -> Subnet:
         zone=str(thing.get("ZoneId", "")),
         id=str(thing.get("SubnetId", "")),
         available=int(thing.get("AvailableIpAddressCount") or 0),
-        owner=owner(tags_of(thing)),
+        owner=owner(tags_of(thing)) or stranger(tags_of(thing)),
         ours=ours(tags_of(thing), cx.spec.node_name),
     )
 
