@@ -90,7 +90,7 @@ class Interface:
     instance_id: str = _fact()
     """Where it is attached; empty when nowhere."""
     owner: str = _fact()
-    """Who has it where it is not ours."""
+    """The other instance that has it; empty where none does."""
     ours: bool | None = _mark()
 
 

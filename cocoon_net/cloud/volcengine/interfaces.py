@@ -17,7 +17,7 @@ from cocoon_net.cloud.volcengine import subnet
 from cocoon_net.cloud.volcengine.client import Client
 from cocoon_net.cloud.volcengine.eni import Eni, instance_of, known_ids
 from cocoon_net.cloud.volcengine.fence import Act, fence
-from cocoon_net.cloud.volcengine.tags import filters, marks, owner, stranger
+from cocoon_net.cloud.volcengine.tags import filters, marks
 from cocoon_net.engine.model import Busy, Call, Change, Context, Seen, Verb, Via
 from cocoon_net.errors import CloudGone, CloudTransient, InvariantError, Unsupported
 from cocoon_net.records import Interface, Subnet
@@ -188,7 +188,7 @@ def _state(key: str, each: Eni, networks: Mapping[str, IPv4Network], cx: Context
         mac=each.mac,
         primary_address=each.primary,
         instance_id=each.instance_id,
-        owner=each.instance_id if elsewhere else owner(each.tags) or stranger(each.tags),
+        owner=each.instance_id if elsewhere else "",
         ours=False if elsewhere else each.ours(cx.spec.node_name),
     )
 

@@ -124,7 +124,8 @@ def test_things_of_others_are_never_deleted(node):
 def test_one_of_ours_elsewhere_is_a_record_that_is_not_ours_to_touch(node):
     node.cloud.admin.plant_interface(subnet="172.20.100.0/24", tags=OURS, instance="node2")
     (seen,) = node.look("enis").values()
-    assert (seen.instance_id, seen.ours) == (node.cloud.instance_id("node2"), False)
+    elsewhere = node.cloud.instance_id("node2")
+    assert (seen.instance_id, seen.owner, seen.ours) == (elsewhere, elsewhere, False)
     with pytest.raises(Unsupported):
         node.apply(Change("enis", "eni-1", Verb.UPDATE, wanted(node, 1)["eni-1"], seen))
 
