@@ -56,6 +56,7 @@ def namespace() -> Iterator[Namespace]:
     try:
         there = os.open(f"/run/netns/{name}", os.O_RDONLY)
         try:
+            netlink.close()  # whoever asked the kernel before did so elsewhere
             _enter(there)
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=20)
             yield Namespace(name)
