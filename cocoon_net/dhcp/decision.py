@@ -38,6 +38,7 @@ class Reason(StrEnum):
     TAKEN = "the address belongs to another client"
     NOT_AS_OFFERED = "another address was offered"
     RESERVED = "a reservation keeps the address for another client, or another for this one"
+    UNKEPT = "it could not be written down or routed"
     TOO_OFTEN = "the port asks too often"
     FORGED = "the frame is not from the client that it names"
     FOREIGN_RELAY = "the relay's address belongs to a guest at another port"

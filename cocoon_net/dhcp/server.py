@@ -36,6 +36,7 @@ from cocoon_net.dhcp.reply import destination, render
 from cocoon_net.dhcp.routes import Routes, RouteState, Wire
 from cocoon_net.dhcp.settings import Settings
 from cocoon_net.dhcp.snapshot import Snapshot
+from cocoon_net.dhcp.trace import Trace, Traced
 from cocoon_net.dhcp.watch import Watch
 from cocoon_net.dhcp.wire import Packet
 from cocoon_net.errors import CocoonError, NodeTransient, SpecError, StoreError
@@ -84,6 +85,7 @@ class Server:
         self._ports: Ports | None = None
         self._disturbances = -1
         self._orders = Orders()
+        self._trace = Trace()
         self._decided: Counter[str] = Counter()
         self._malformed: Counter[str] = Counter()
         self._commit_failures = self._unsent = 0
@@ -123,6 +125,24 @@ class Server:
     def leases(self) -> list[Lease]:
         """Return the bound leases."""
         return [lease for lease in list(self._table.leases.values()) if lease.state is State.BOUND]
+
+    def offers(self) -> list[Lease]:
+        """Return what is on offer."""
+        return list(self._table.offers.values())
+
+    def leases_of(self, mac: bytes) -> list[Lease]:
+        """Return the leases that name a MAC, in whatever state, the last one of a client that is gone among them."""
+        return [lease for lease in list(self._table.leases.values()) if lease.mac == mac]
+
+    def others(self) -> list[Lease]:
+        """Return the addresses that rest: cooling and quarantined."""
+        return [
+            lease for lease in list(self._table.leases.values()) if lease.state in (State.COOLING, State.QUARANTINED)
+        ]
+
+    def trace(self, mac: bytes, since: int = 0) -> tuple[list[Traced], int]:
+        """Return what was decided about a client lately, after number ``since``, and the number to ask with next."""
+        return self._trace.of(mac, since)
 
     def findings(self, seconds: int = 600) -> list[Finding]:
         """Return what the guard refused at which port within the last so many seconds."""
@@ -240,7 +260,7 @@ class Server:
             logger.warning("{}", error.message)
             self._close()
             return
-        guard, batch = self._guard, Batch(table, now)
+        guard, trace, batch = self._guard, self._trace, Batch(table, now)
         guard.begin(self._clock.monotonic(), now, ports.present)
         asked: list[tuple[Decision, Packet]] = []
         for data, port in frames:
@@ -261,16 +281,23 @@ class Server:
             if decision.changes:
                 asked.append((decision, packet))
             else:  # nothing to wait for
+                trace.note(packet, decision, now)
                 self._speak(ports, decision, packet)
                 if decision.events:
                     self._bus.publish(decision.events)
         if not asked:
             return
         settled = self._settle(batch)
-        told = [(decision, packet) for decision, packet in asked if settled.holds(decision)]
-        for decision, packet in told:
-            self._speak(ports, decision, packet)
-        for decision, _ in told:
+        told: list[Decision] = []
+        for decision, packet in asked:
+            if settled.holds(decision):
+                told.append(decision)
+                self._speak(ports, decision, packet)
+                trace.note(packet, decision, now)
+            else:
+                self._decided[Reason.UNKEPT] += 1
+                trace.note(packet, decision, now, Reason.UNKEPT)
+        for decision in told:
             self._bus.publish(decision.events)
 
     def _speak(self, ports: Ports, decision: Decision, packet: Packet) -> None:
@@ -337,6 +364,9 @@ class Server:
         for decision in done:
             if settled.holds(decision):
                 self._bus.publish(decision.events)
+                for lease in decision.changes:
+                    if lease.mac:
+                        self._trace.change(lease.mac, lease.address, now, decision.reason)
         return settled
 
     # Orders

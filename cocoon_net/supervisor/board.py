@@ -1,15 +1,14 @@
-"""What the service shows of itself: rows of leases, its status, the readings behind the metrics. Pure."""
+"""What the service shows of itself: its status, the readings behind the metrics. Pure."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from ipaddress import IPv4Address
 from typing import Any
 
 from cocoon_net import records
-from cocoon_net.dhcp.decision import Reason, name, when
-from cocoon_net.dhcp.lease import Lease
+from cocoon_net.dhcp.decision import Reason
+from cocoon_net.dhcp.guard import Finding
 from cocoon_net.dhcp.snapshot import Snapshot
 from cocoon_net.supervisor.lifecycle import Lifecycle
 from cocoon_net.supervisor.metrics import Readings
@@ -23,19 +22,6 @@ REFUSALS = (
     Reason.NOT_AS_OFFERED,
 )
 """Reasons that leave a client without what it asked for."""
-
-
-def lease_rows(leases: Iterable[Lease]) -> list[dict[str, Any]]:
-    """Return leases as people know them, by address: ``mac``, ``ip``, ``expiry``, ``hostname``."""
-    return [
-        {
-            "mac": name(lease.mac),
-            "ip": str(IPv4Address(lease.address)),
-            "expiry": when(lease.ends).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "hostname": lease.hostname,
-        }
-        for lease in sorted(leases, key=lambda lease: lease.address)
-    ]
 
 
 def states(snapshot: Snapshot) -> dict[str, int]:
@@ -55,8 +41,10 @@ def nics(survey: Survey | None) -> dict[str, int]:
     return {"expected": seen.expected, "present": seen.present} if seen else {"expected": 0, "present": 0}
 
 
-def status(life: Lifecycle, pool: records.Pool, snapshot: Snapshot, survey: Survey | None) -> dict[str, Any]:
-    """Return what ``GET /v1/status`` answers."""
+def status(
+    life: Lifecycle, pool: records.Pool, snapshot: Snapshot, survey: Survey | None, findings: Iterable[Finding]
+) -> dict[str, Any]:
+    """Return what ``GET /v1/status`` answers; ``findings`` are what ports were refused lately."""
     return {
         "phase": life.phase.value,
         "reason": life.reason,
@@ -67,6 +55,9 @@ def status(life: Lifecycle, pool: records.Pool, snapshot: Snapshot, survey: Surv
         "routes": snapshot.routes,
         "nics": nics(survey),
         "differences": list(survey.all_confirmed) if survey else [],
+        "ports": [
+            {"port": one.port, "mac": one.mac, "count": one.total, "reason": str(one.reason)} for one in findings
+        ],
     }
 
 

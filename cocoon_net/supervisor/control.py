@@ -1,7 +1,7 @@
 """The control socket: HTTP over AF_UNIX for vk-cocoon, which gives leases back, and for our own commands.
 
 ``DELETE /v1/leases/{mac}`` is vk-cocoon's contract: 204 released or gone already, 400 no MAC, 405 with ``Allow``,
-500 not written down and therefore kept. ``GET /v1/leases`` and ``GET /v1/status`` are ours.
+500 not written down and therefore kept. Every other path is ours: docs/control-socket.md.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-from cocoon_net.errors import NodeError, Refused
+from cocoon_net.errors import NodeError, Refused, SpecError
+from cocoon_net.supervisor.desk import Desk
 from cocoon_net.supervisor.http import Answer, Listener, Route, document, refusal
 
 DIRECTORY_MODE, SOCKET_MODE = 0o750, 0o600
@@ -34,39 +35,74 @@ def parse_mac(text: str) -> str | None:
     return ":".join(digits[i : i + 2] for i in range(0, 12, 2))
 
 
-def routes(
-    release: Callable[[str], object], leases: Callable[[], list[dict[str, Any]]], status: Callable[[], dict[str, Any]]
-) -> Route:
+def routes(desk: Desk, status: Callable[[], dict[str, Any]]) -> Route:
     """Return the route function of the control socket.
 
-    ``release`` takes a MAC, is idempotent, and raises a CocoonError when the release cannot be written down.
+    ``desk.release`` is idempotent, and raises a CocoonError when the release cannot be written down.
     """
 
     def route(method: str, target: str) -> Answer:
-        match [unquote(part) for part in urlsplit(target).path.split("/")]:
+        parts = urlsplit(target)
+        query = dict(parse_qsl(parts.query))
+        match [unquote(part) for part in parts.path.split("/")]:
             case ["", "v1", "leases", text] if text:
-                if method != "DELETE":
-                    return refusal(405, f"{method} is not for a lease", allow=["DELETE"])
-                mac = parse_mac(text)
-                if mac is None:
-                    return refusal(400, f"{text!r} is not a MAC address", "like 02:42:ac:11:00:02")
-                release(mac)
-                return Answer(204)
+                # vk-cocoon's contract; reading one client is on a path of its own, so that this one keeps its 405.
+                return _of_client(method, text, {"DELETE": lambda mac: _done(desk.release(mac))})
             case ["", "v1", "leases"]:
-                return document({"leases": leases()}) if method in _READS else _only_get(method)
+                return _read(method, lambda: {"leases": desk.leases(query.get("state") == "all")})
+            case ["", "v1", "clients", text] if text:
+                return _of_client(method, text, _reading(lambda mac: document(desk.client(mac))))
+            case ["", "v1", "trace", text] if text:
+                since = query.get("since", "0")
+                if not since.isdigit():
+                    return refusal(400, f"since={since!r} is not a number", "the `next` of the answer before")
+                return _of_client(method, text, _reading(lambda mac: document(desk.trace(mac, int(since)))))
+            case ["", "v1", "reservations"]:
+                return _read(method, lambda: {"reservations": desk.reservations()})
+            case ["", "v1", "reservations", text] if text:
+                return _of_client(method, text, {"DELETE": lambda mac: _done(desk.unreserve(mac))})
+            case ["", "v1", "reservations", text, address] if text and address:
+                hostname = query.get("hostname", "")
+                return _of_client(method, text, {"PUT": lambda mac: document(desk.reserve(mac, address, hostname))})
             case ["", "v1", "status"]:
-                return document(status()) if method in _READS else _only_get(method)
+                return _read(method, status)
             case _:
-                return refusal(404, f"there is no {target}", "/v1/leases, /v1/leases/{mac}, /v1/status")
+                return refusal(404, f"there is no {target}", PATHS)
 
     return route
 
 
+PATHS = "/v1/leases, /v1/clients/{mac}, /v1/trace/{mac}, /v1/reservations, /v1/status"
+
 _READS = ("GET", "HEAD")
 
 
-def _only_get(method: str) -> Answer:
-    return refusal(405, f"{method} is not for this path", allow=_READS)
+def _read(method: str, answer: Callable[[], dict[str, Any]]) -> Answer:
+    if method not in _READS:
+        return refusal(405, f"{method} is not for this path", allow=_READS)
+    return document(answer())
+
+
+def _reading(answer: Callable[[str], Answer]) -> dict[str, Callable[[str], Answer]]:
+    return dict.fromkeys(_READS, answer)
+
+
+def _of_client(method: str, text: str, acts: dict[str, Callable[[str], Answer]]) -> Answer:
+    """Do what ``method`` means for a client, whose MAC is ``text``."""
+    act = acts.get(method)
+    if act is None:
+        return refusal(405, f"{method} is not for this path", allow=acts)
+    mac = parse_mac(text)
+    if mac is None:
+        return refusal(400, f"{text!r} is not a MAC address", "like 02:42:ac:11:00:02")
+    try:
+        return act(mac)
+    except SpecError as error:
+        return refusal(409, error.message, error.hint)
+
+
+def _done(result: object) -> Answer:
+    return Answer(204)
 
 
 class ControlSocket:

@@ -179,11 +179,11 @@ class Service:
 
     def _open_control(self, parts: contextlib.ExitStack, server: Server) -> None:
         from cocoon_net.supervisor import board, control
+        from cocoon_net.supervisor.desk import LiveDesk
 
         route = control.routes(
-            server.release,
-            lambda: board.lease_rows(server.leases()),
-            lambda: board.status(self._life, self._pool, server.snapshot(), self._survey),
+            LiveDesk(self._site, server, lambda: server.reload(self._pool)),
+            lambda: board.status(self._life, self._pool, server.snapshot(), self._survey, server.findings()),
         )
         socket = control.ControlSocket(self._site.control_socket, route)
         socket.start()

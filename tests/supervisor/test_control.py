@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cocoon_net.errors import NodeError, Refused, StoreError
+from cocoon_net.errors import NodeError, Refused, SpecError, StoreError
 from cocoon_net.supervisor.control import ControlSocket, parse_mac, routes
 
 MAC = "02:42:ac:11:00:02"
@@ -33,11 +33,34 @@ class Unix(http.client.HTTPConnection):
 
 
 class Table:
-    """Stands for the DHCP server: what was released, and a disk that may be full."""
+    """Stands for the daemon's desk: what was released, and a disk that may be full."""
 
     def __init__(self) -> None:
         self.released: list[str] = []
         self.full = False
+        self.kept: dict[str, str] = {}
+
+    def leases(self, everything: bool) -> list[dict[str, Any]]:
+        bound = [{"mac": MAC, "ip": "10.0.0.9"}]
+        return [*bound, {"mac": MAC, "ip": "10.0.0.10"}] if everything else bound
+
+    def client(self, mac: str) -> dict[str, Any]:
+        return {"mac": mac, "leases": [], "reservation": self.kept.get(mac)}
+
+    def trace(self, mac: str, since: int) -> dict[str, Any]:
+        return {"mac": mac, "since": since}
+
+    def reservations(self) -> list[dict[str, Any]]:
+        return [{"mac": mac, "ip": ip} for mac, ip in self.kept.items()]
+
+    def reserve(self, mac: str, address: str, hostname: str) -> dict[str, Any]:
+        if address in self.kept.values():
+            raise SpecError(f"{address} is reserved for another", hint="give it up")
+        self.kept[mac] = address
+        return {"mac": mac, "ip": address, "hostname": hostname}
+
+    def unreserve(self, mac: str) -> object:
+        return self.kept.pop(mac, None)
 
     def release(self, mac: str) -> None:
         if self.full:
@@ -52,8 +75,7 @@ def table() -> Table:
 
 @pytest.fixture
 def control(tmp_path: Path, table: Table) -> Iterator[ControlSocket]:
-    rows: list[dict[str, Any]] = [{"mac": MAC, "ip": "10.0.0.9"}]
-    served = ControlSocket(tmp_path / "run" / "control.sock", routes(table.release, lambda: rows, lambda: {"pid": 7}))
+    served = ControlSocket(tmp_path / "run" / "control.sock", routes(table, lambda: {"pid": 7}))
     served.start()
     yield served
     served.stop()
@@ -115,6 +137,26 @@ def test_our_own_paths(control: ControlSocket) -> None:
     assert ask(control.path, "DELETE", "/v1/leases")[0] == 405
     assert ask(control.path, "GET", "/v1/leases/")[0] == 404
     assert ask(control.path, "GET", "/")[0] == 404
+    assert len(json.loads(ask(control.path, "GET", "/v1/leases?state=all")[2])["leases"]) == 2
+    assert json.loads(ask(control.path, "GET", f"/v1/clients/{MAC}")[2])["mac"] == MAC
+    assert json.loads(ask(control.path, "GET", f"/v1/trace/{MAC.upper()}?since=12")[2]) == {"mac": MAC, "since": 12}
+    assert ask(control.path, "GET", f"/v1/trace/{MAC}?since=x")[0] == 400
+    assert ask(control.path, "GET", "/v1/clients/nonsense")[0] == 400
+    assert ask(control.path, "DELETE", f"/v1/trace/{MAC}")[1]["Allow"] == "GET, HEAD"
+
+
+def test_reservations_are_made_read_and_given_up(control: ControlSocket, table: Table) -> None:
+    status, _, body = ask(control.path, "PUT", f"/v1/reservations/{MAC}/10.0.0.9?hostname=win11-0")
+    assert (status, json.loads(body)) == (200, {"mac": MAC, "ip": "10.0.0.9", "hostname": "win11-0"})
+    assert json.loads(ask(control.path, "GET", "/v1/reservations")[2]) == {
+        "reservations": [{"mac": MAC, "ip": "10.0.0.9"}]
+    }
+    status, _, body = ask(control.path, "PUT", "/v1/reservations/02:42:ac:11:00:03/10.0.0.9")
+    assert (status, json.loads(body)["hint"]) == (409, "give it up")
+    for _ in range(2):
+        assert ask(control.path, "DELETE", f"/v1/reservations/{MAC}")[0] == 204
+    assert ask(control.path, "POST", "/v1/reservations")[1]["Allow"] == "GET, HEAD"
+    assert ask(control.path, "GET", f"/v1/reservations/{MAC}/10.0.0.9")[1]["Allow"] == "PUT"
 
 
 def test_fifty_callers_at_once_in_time(control: ControlSocket, table: Table) -> None:
@@ -142,7 +184,7 @@ def test_it_is_for_root_alone(control: ControlSocket) -> None:
 
 
 def test_it_stops_at_once_and_takes_its_socket_along(tmp_path: Path) -> None:
-    served = ControlSocket(tmp_path / "control.sock", routes(lambda mac: None, list, dict))
+    served = ControlSocket(tmp_path / "control.sock", routes(Table(), dict))
     served.start()
     began = time.monotonic()
     served.stop()
@@ -151,7 +193,7 @@ def test_it_stops_at_once_and_takes_its_socket_along(tmp_path: Path) -> None:
 
 
 def test_it_leaves_another_ones_socket_when_it_stops(tmp_path: Path) -> None:
-    served = ControlSocket(tmp_path / "control.sock", routes(lambda mac: None, list, dict))
+    served = ControlSocket(tmp_path / "control.sock", routes(Table(), dict))
     served.start()
     served.path.unlink()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
@@ -164,7 +206,7 @@ def test_a_dead_socket_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
         dead.bind(str(path))
-    served = ControlSocket(path, routes(lambda mac: None, list, dict))
+    served = ControlSocket(path, routes(Table(), dict))
     served.start()
     assert ask(path, "GET", "/v1/status")[0] == 200
     served.stop()
@@ -172,7 +214,7 @@ def test_a_dead_socket_is_replaced(tmp_path: Path) -> None:
 
 def test_a_living_socket_is_refused(control: ControlSocket) -> None:
     with pytest.raises(Refused, match="another cocoon-net runs"):
-        ControlSocket(control.path, routes(lambda mac: None, list, dict))
+        ControlSocket(control.path, routes(Table(), dict))
     assert ask(control.path, "GET", "/v1/status")[0] == 200
 
 
@@ -187,13 +229,13 @@ def test_a_foreign_file_is_refused_and_kept(tmp_path: Path, kind: str) -> None:
         case "link":
             path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Refused, match="not a socket"):
-        ControlSocket(path, routes(lambda mac: None, list, dict))
+        ControlSocket(path, routes(Table(), dict))
     assert os.path.lexists(path)
 
 
 def test_a_path_that_cannot_be_bound_is_told(tmp_path: Path) -> None:
     with pytest.raises(NodeError, match="cannot be made"):
-        ControlSocket(tmp_path / ("x" * 120), routes(lambda mac: None, list, dict))
+        ControlSocket(tmp_path / ("x" * 120), routes(Table(), dict))
 
 
 def test_macs_are_read_like_the_go_tool_reads_them() -> None:
