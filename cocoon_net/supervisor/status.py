@@ -95,7 +95,7 @@ def from_database(database: Database, daemon: Mapping[str, Any]) -> NodeStatus |
         enis=max(sum(step == "enis" for step, _ in ledger), len(taken.get("eni_ids", ()))),
         subnet_id=subnet.record.id if subnet and isinstance(subnet.record, Subnet) else "",
         run=_standing(run),
-        daemon=told if told.get("pid") == daemon.get("pid") else daemon,
+        daemon=told if told and told.get("pid") == daemon.get("pid") else daemon,
         leases={"free": len(members) - sum(leases.values()), **leases} if pool else {},
     )
 
