@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from ipaddress import IPv4Address
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cocoon_net import records
+from cocoon_net.dhcp.histogram import Histogram
 from cocoon_net.dhcp.lease import Lease, State
 from cocoon_net.dhcp.reservation import Reservation
 from cocoon_net.engine.model import Call, Change, Context, Seen, Verb, Via
@@ -61,6 +63,8 @@ class Book:
         self._connection = database.conn
         self._connection.execute(f"PRAGMA busy_timeout = {PATIENCE}")
         self.commits = 0
+        self.times = Histogram()
+        """Of each commit, fsync and all."""
 
     @reading("the leases")
     def leases(self) -> list[Lease]:
@@ -77,6 +81,7 @@ class Book:
             (address, state, ends, mac.hex(":"), since, client_id, hostname, port)
             for address, state, ends, mac, since, client_id, hostname, port in leases
         ]
+        began = time.perf_counter()
         try:
             connection.execute("BEGIN IMMEDIATE")
             connection.executemany(_PUT, rows)
@@ -86,6 +91,7 @@ class Book:
             self._abandon()
             raise trouble(error, f"{len(rows)} leases could not be written") from error
         self.commits += 1
+        self.times.observe(time.perf_counter() - began)
 
     def trim(self, keep: int = HISTORY) -> None:
         """Forget all but the newest ``keep`` rows of history. Raises StoreError."""

@@ -13,6 +13,7 @@ is confirmed by the kernel: a route that would not go is still present.
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -21,6 +22,7 @@ from typing import Protocol
 
 from transitions import Machine
 
+from cocoon_net.dhcp.histogram import Histogram
 from cocoon_net.dhcp.lease import moves
 from cocoon_net.errors import CocoonError, InvariantError
 from cocoon_net.events import Event, RouteFailed, RouteInstalled, RouteWithdrawn
@@ -105,6 +107,8 @@ class Routes:
         self._wire: Wire | None = None
         self.failures = 0
         """Refusals by the kernel since the start."""
+        self.times = Histogram()
+        """Of each batch of changes, until the kernel has answered."""
         self.doubtful = False
         """Whether the kernel owes us an answer: only a new ``connect`` can say what it has."""
 
@@ -155,7 +159,9 @@ class Routes:
             return set()
         for address in todo:
             self._move(address, trigger)
+        began = time.perf_counter()
         failures = self._ask(todo, trigger is RouteTrigger.INSTALL)
+        self.times.observe(time.perf_counter() - began)
         at, events = self._now(), list[Event]()
         happened = RouteInstalled if trigger is RouteTrigger.INSTALL else RouteWithdrawn
         for address in todo:

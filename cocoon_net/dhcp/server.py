@@ -25,6 +25,7 @@ from cocoon_net.dhcp.batch import Batch, Settled
 from cocoon_net.dhcp.book import Book
 from cocoon_net.dhcp.decision import Decision, Reason, end, release
 from cocoon_net.dhcp.guard import Finding, Guard
+from cocoon_net.dhcp.histogram import Histogram
 from cocoon_net.dhcp.lease import Client, Lease, State
 from cocoon_net.dhcp.limits import Limits
 from cocoon_net.dhcp.options import MessageType
@@ -86,6 +87,7 @@ class Server:
         self._disturbances = -1
         self._orders = Orders()
         self._trace = Trace()
+        self._offer_times, self._ack_times = Histogram(), Histogram()
         self._decided: Counter[str] = Counter()
         self._malformed: Counter[str] = Counter()
         self._commit_failures = self._unsent = 0
@@ -167,6 +169,12 @@ class Server:
             muted=self._guard.muted,
             decided={str(reason): count for reason, count in list(self._decided.items())},
             malformed={str(reason): count for reason, count in list(self._malformed.items())},
+            times={
+                "offer": self._offer_times.read(),
+                "ack": self._ack_times.read(),
+                "commit": self._book.times.read(),
+                "netlink": self._routes.times.read(),
+            },
         )
 
     def wait(self, seconds: float) -> bool:
@@ -261,7 +269,9 @@ class Server:
             self._close()
             return
         guard, trace, batch = self._guard, self._trace, Batch(table, now)
-        guard.begin(self._clock.monotonic(), now, ports.present)
+        began = self._clock.monotonic()
+        offered = 0
+        guard.begin(began, now, ports.present)
         asked: list[tuple[Decision, Packet]] = []
         for data, port in frames:
             if not guard.admit(port):
@@ -283,8 +293,11 @@ class Server:
             else:  # nothing to wait for
                 trace.note(packet, decision, now)
                 self._speak(ports, decision, packet)
+                offered += decision.kind is MessageType.OFFER
                 if decision.events:
                     self._bus.publish(decision.events)
+        if offered:
+            self._offer_times.observe(self._clock.monotonic() - began, offered)
         if not asked:
             return
         settled = self._settle(batch)
@@ -297,6 +310,9 @@ class Server:
             else:
                 self._decided[Reason.UNKEPT] += 1
                 trace.note(packet, decision, now, Reason.UNKEPT)
+        promised = sum(decision.kind is MessageType.ACK for decision in told)
+        if promised:
+            self._ack_times.observe(self._clock.monotonic() - began, promised)
         for decision in told:
             self._bus.publish(decision.events)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cocoon_net.dhcp.histogram import Times
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -32,3 +34,6 @@ class Snapshot:
     """How often each reason was the reason."""
     malformed: Mapping[str, int]
     """Datagrams that were not DHCP, by what was wrong first."""
+    times: Mapping[str, Times]
+    """How long it took: ``offer`` and ``ack`` from the batch's arrival to the last reply of its kind, each counted
+    for every such reply of the batch; ``commit`` and ``netlink`` per batch."""

@@ -144,6 +144,10 @@ class Clients:
                 break
         return sent
 
+    def send(self, frame: bytes) -> None:
+        """Send a frame of whatever kind."""
+        self._socket.send(frame)
+
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from cocoon_net import records
+from cocoon_net.dhcp import guard
 from cocoon_net.dhcp.decision import Reason
 from cocoon_net.dhcp.guard import Finding
 from cocoon_net.dhcp.snapshot import Snapshot
+from cocoon_net.dhcp.wire import Malformed
 from cocoon_net.supervisor.lifecycle import Lifecycle
 from cocoon_net.supervisor.metrics import Readings
 from cocoon_net.supervisor.survey import Survey
@@ -72,4 +74,14 @@ def readings(acknowledged: int, life: Lifecycle, snapshot: Snapshot, survey: Sur
         nics=nics(survey),
         differences={kind: len(lines) for kind, lines in survey.confirmed.items()} if survey else {},
         phase=life.phase.value,
+        decisions={reason.name.lower(): snapshot.decided.get(reason.value, 0) for reason in Reason},
+        malformed={kind: snapshot.malformed.get(kind, 0) for kind in ("frame", *Malformed)},
+        guarded={reason.name.lower(): snapshot.decided.get(reason.value, 0) for reason in guard.REFUSALS},
+        troubles={
+            "commit": snapshot.commit_failures,
+            "route": snapshot.route_failures,
+            "send": snapshot.unsent,
+            "mute": snapshot.muted,
+        },
+        times=snapshot.times,
     )

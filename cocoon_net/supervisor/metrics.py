@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from cocoon_net.dhcp.histogram import Times
 from cocoon_net.errors import SpecError
 from cocoon_net.supervisor.http import Answer, Listener, Route, refusal
 
@@ -40,6 +41,16 @@ class Readings:
     """Kind -> differences that the last look at the kernel confirmed."""
     phase: str = ""
     """Of the service's lifecycle."""
+    decisions: Mapping[str, int] = field(default_factory=dict)
+    """Reason -> messages, timers and orders that were decided so."""
+    malformed: Mapping[str, int] = field(default_factory=dict)
+    """Kind -> frames and messages that could not be read."""
+    guarded: Mapping[str, int] = field(default_factory=dict)
+    """Reason of the guard -> messages that it refused."""
+    troubles: Mapping[str, int] = field(default_factory=dict)
+    """``commit``, ``route``: what could not be had, so that nothing was promised; ``send``; ``mute`` of a port."""
+    times: Mapping[str, Times] = field(default_factory=dict)
+    """``offer``, ``ack``, ``commit``, ``netlink``."""
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -106,6 +117,8 @@ class _Collector:
             "cocoon_net_dhcp_pool_available", "Addresses that a new client could be given.", now.pool_available
         )
         yield GaugeMetricFamily("cocoon_net_dhcp_lease_active", "Leases that are bound.", now.leases.get("bound", 0))
+        yield from self._counters(now)
+        yield from self._histograms(now)
         for name, help_text, label, values in (
             ("secondary_nics", "Secondary links of the pool, expected and present.", "state", now.nics),
             ("dhcp_addresses", "Addresses of the pool, by the state of their lease.", "state", now.leases),
@@ -115,4 +128,43 @@ class _Collector:
             family = GaugeMetricFamily(f"cocoon_net_{name}", help_text, labels=[label])
             for value in sorted(values):
                 family.add_metric([value], values[value])
+            yield family
+
+    @staticmethod
+    def _counters(now: Readings) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily
+
+        exhausted = CounterMetricFamily("cocoon_net_dhcp_exhausted", "DISCOVERs for which no address was free.")
+        exhausted.add_metric([], now.decisions.get("exhausted", 0))
+        yield exhausted
+        for name, help_text, label, values in (
+            ("decisions", "What was decided, by its reason.", "reason", now.decisions),
+            ("malformed", "Frames that are no DHCP message, by what was wrong first.", "kind", now.malformed),
+            ("guarded", "Messages that a bridge port may not have answered, by reason.", "reason", now.guarded),
+            ("troubles", "Batches not written, routes and replies refused, ports muted.", "kind", now.troubles),
+        ):
+            family = CounterMetricFamily(f"cocoon_net_dhcp_{name}", help_text, labels=[label])
+            for value in sorted(values):
+                family.add_metric([value], values[value])
+            yield family
+
+    @staticmethod
+    def _histograms(now: Readings) -> Iterator[Metric]:
+        from prometheus_client.core import HistogramMetricFamily
+
+        replies = HistogramMetricFamily(
+            "cocoon_net_dhcp_reply_seconds", "From taking a message to its reply, by the reply.", labels=["message"]
+        )
+        for message in ("offer", "ack"):
+            if message in now.times:
+                one = now.times[message]
+                replies.add_metric([message], one.cumulated(), one.seconds)
+        yield replies
+        for name, help_text in (
+            ("commit", "To make a batch of leases durable."),
+            ("netlink", "To change the routes of a batch of leases."),
+        ):
+            family = HistogramMetricFamily(f"cocoon_net_dhcp_{name}_seconds", help_text)
+            if name in now.times:
+                family.add_metric([], now.times[name].cumulated(), now.times[name].seconds)
             yield family

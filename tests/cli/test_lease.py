@@ -46,7 +46,7 @@ def ask(arena: Arena, code: str) -> None:
 
 def test_what_a_daemon_knows_and_what_its_book_says(arena: Arena, lease: Command) -> None:
     assert lease("list") == "no leases\n"
-    ask(arena, LEASE.format(2) + f"; c._socket.send(c.request(0, {int(IPv4Address('172.20.1.9'))}))")
+    ask(arena, LEASE.format(2) + f"; c.send(c.request(0, {int(IPv4Address('172.20.1.9'))}))")
     head, first, second = lease("list").splitlines()
     assert head.split() == ["ADDRESS", "MAC", "STATE", "EXPIRES", "PORT", "HOSTNAME"]
     assert first.startswith(f"172.20.1.0  {A}  bound  ") and "port0" in first

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable
 from ipaddress import IPv4Address
@@ -338,9 +337,7 @@ def test_a_forged_release_from_another_port_ends_nothing(
         def steal() -> None:
             forger = clients(1)  # the same MAC, at another port
             release = forger.frame(0, MessageType.RELEASE, {54: SERVER.to_bytes(4)}, ciaddr=lease.address)
-            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-            sock.bind(("eth0", 0x0800))
-            sock.send(release)
+            forger.send(release)
 
         node.of_guest(thief, steal)
         eventually(lambda: server.snapshot().decided.get(Reason.OTHER_PORT.value))
@@ -364,13 +361,11 @@ def test_whatever_is_malformed_costs_a_counter_and_nothing_else(
         def send() -> int:
             made = clients(1)
             good = whole(made, 0)
-            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-            sock.bind(("eth0", 0x0800))
             wrong = [good[:cut] for cut in range(44, len(good), 7)]
             wrong += [broadcast(mac(1), good[42 : 42 + size]) for size in (0, 1, 200, 236, 240)]
             wrong += [broadcast(mac(1), good[42:282] + bytes((code, 255, 1))) for code in range(1, 250, 50)]
             for frame in wrong:
-                sock.send(frame)
+                made.send(frame)
             return len(wrong)
 
         sent = node.of_guest(guest, send)

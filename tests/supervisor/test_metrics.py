@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from cocoon_net.dhcp.histogram import NOTHING, Times
 from cocoon_net.errors import SpecError
 from cocoon_net.supervisor.metrics import Readings, listen, parse_address
 
@@ -18,6 +19,11 @@ READINGS = Readings(
     nics={"expected": 7, "present": 6},
     differences={"link": 1, "route": 0},
     phase="degraded",
+    decisions={"bound": 12, "exhausted": 2},
+    malformed={"short": 1},
+    guarded={"too_often": 9_000},
+    troubles={"commit": 1},
+    times={"ack": Times((0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 1), 2.5), "commit": NOTHING},
 )
 
 
@@ -48,6 +54,16 @@ def test_the_go_names_and_labels_are_kept() -> None:
             'cocoon_net_dhcp_addresses{state="cooling"} 3.0',
             'cocoon_net_differences{kind="link"} 1.0',
             'cocoon_net_lifecycle{phase="degraded"} 1.0',
+            'cocoon_net_dhcp_decisions_total{reason="bound"} 12.0',
+            "cocoon_net_dhcp_exhausted_total 2.0",
+            'cocoon_net_dhcp_malformed_total{kind="short"} 1.0',
+            'cocoon_net_dhcp_guarded_total{reason="too_often"} 9000.0',
+            'cocoon_net_dhcp_troubles_total{kind="commit"} 1.0',
+            'cocoon_net_dhcp_reply_seconds_bucket{le="0.0005",message="ack"} 0.0',
+            'cocoon_net_dhcp_reply_seconds_bucket{le="0.001",message="ack"} 3.0',
+            'cocoon_net_dhcp_reply_seconds_bucket{le="+Inf",message="ack"} 4.0',
+            'cocoon_net_dhcp_reply_seconds_sum{message="ack"} 2.5',
+            "cocoon_net_dhcp_commit_seconds_count 0.0",
         ):
             assert line in lines, line
         assert scrape(port, "/")[0] == 404

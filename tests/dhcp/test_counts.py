@@ -1,0 +1,43 @@
+"""What the metrics say of a server, from its own counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cocoon_net import records
+from cocoon_net.dhcp.book import Book
+from cocoon_net.dhcp.decision import Reason
+from cocoon_net.dhcp.server import Server
+from cocoon_net.lab.load import Clients, broadcast
+from cocoon_net.supervisor.board import readings
+from cocoon_net.supervisor.lifecycle import Lifecycle
+
+pytestmark = pytest.mark.root
+
+
+def test_every_reason_is_counted_and_every_reply_is_timed(
+    node: Any, book: Book, pool: records.Pool, serving: Any
+) -> None:
+    guest = node.add_guest("02:00:5e:10:00:01")
+    server_address = int(pool.gateway)
+
+    def ask() -> None:
+        clients = Clients(3, server=server_address)
+        clients.run(3, patience=5.0)
+        clients.send(broadcast(b"\x02\x00\x00\x00\x00\x01", b"tiger"))
+        clients.run(3, patience=5.0)
+        clients.close()
+
+    with serving(node, Server(book, pool)) as server:
+        node.of_guest(guest, ask)
+        life = Lifecycle(lambda *_: None, lambda *_: None, lambda *_: None)
+        seen = readings(6, life, server.snapshot(), None)
+    assert {"bound": 3, "renewed": 3, "offered": 3}.items() <= seen.decisions.items()
+    assert seen.decisions.keys() == {reason.name.lower() for reason in Reason}
+    assert seen.malformed["short"] == 1 and seen.malformed["frame"] == 0
+    assert set(seen.guarded.values()) == {0}
+    assert sum(seen.times["offer"].counts) == 3 and sum(seen.times["ack"].counts) == 6
+    assert sum(seen.times["commit"].counts) >= 2 and seen.times["commit"].seconds > 0
+    assert sum(seen.times["netlink"].counts) >= 1
