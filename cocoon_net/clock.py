@@ -24,6 +24,37 @@ class Clock(Protocol):
         ...
 
 
+JUMP = 10.0
+"""Seconds by which the wall clock must leave the monotonic one between two looks to have jumped; slewing is slower."""
+
+
+class Jumps:
+    """Notices when the wall clock jumped: somebody set it, or time synchronisation found it far off."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._offset = self._read()
+
+    def look(self) -> float:
+        """Return by how many seconds the wall clock jumped since the last ``accept``; 0 when it did not."""
+        offset = self._read()
+        by = offset - self._offset
+        if abs(by) >= JUMP:
+            return by
+        self._offset = offset
+        return 0.0
+
+    def accept(self) -> None:
+        """Take the wall clock as it is now for right."""
+        self._offset = self._read()
+
+    def _read(self) -> float:
+        while True:
+            before, wall, after = self._clock.monotonic(), self._clock.now().timestamp(), self._clock.monotonic()
+            if after - before < 1.0:  # else we were held up in between, which is no jump
+                return wall - after
+
+
 class SystemClock:
     """The machine's own clock."""
 
@@ -62,6 +93,10 @@ class ManualClock:
         """Advance at once and note the wish in ``slept``."""
         self.slept.append(seconds)
         self.advance(seconds)
+
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock, and only that, forward or back."""
+        self._start += timedelta(seconds=seconds)
 
     def advance(self, seconds: float) -> None:
         """Let ``seconds`` pass."""

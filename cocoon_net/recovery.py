@@ -23,8 +23,9 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cocoon_net.clock import JUMP
 from cocoon_net.dhcp.book import Book, Note
-from cocoon_net.dhcp.lease import Lease, State
+from cocoon_net.dhcp.lease import Lease, State, moved
 from cocoon_net.dhcp.settings import Terms
 from cocoon_net.engine.history import Deed
 from cocoon_net.engine.journal import Journal
@@ -187,6 +188,7 @@ def recall(site: Site, database: Database, pool: Pool, now: int) -> list[str]:
     book = Book(database)
     note = json.loads(Journal(database).note(NOTE) or "{}")
     rebuilt = bool(note) and not note.get("recalled")
+    told = _keep_time(book, now)
     table = {lease.address: lease for lease in book.leases()}
     rows, lines = _rows(site.lease_file, table, now, rebuilt)
     found = dict(missed(table, rows, now, trust=rebuilt))
@@ -204,7 +206,24 @@ def recall(site: Site, database: Database, pool: Pool, now: int) -> list[str]:
         with journal.transaction():
             done = json.dumps({**note, "recalled": True})
             database.table("meta").upsert({"name": NOTE, "value": done}, pk="name")
-    return lines
+    return [*told, *lines]
+
+
+def _keep_time(book: Book, now: int) -> list[str]:
+    """Move all times along when the clock can hardly be the one by which the book was last written.
+
+    Either it stands before the newest line, or so far after it that every lease would be over at once: the node was
+    off for long, or its clock is wrong until time synchronisation has seen to it. Each lease keeps what it had left.
+    """
+    newest = book.newest()
+    by = 0 if newest is None else now - newest
+    if -JUMP <= by <= Terms().lease:
+        return []
+    leases = [moved(lease, by) for lease in book.leases()]
+    book.commit(leases, [Note(now, 0, "", "clock", f"{by} s after the line before")])
+    return [
+        f"the clock stands {by} s after the newest entry of the book: {len(leases)} leases keep the time they had left"
+    ]
 
 
 def missed(

@@ -10,7 +10,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from cocoon_net.dhcp.lease import Client, Lease, State
+from cocoon_net.dhcp.lease import Client, Lease, State, moved
 from cocoon_net.dhcp.pool import Pool
 
 
@@ -229,6 +229,13 @@ class Allocator:
             if len(self._timers) > 4 * len(self._scheduled) + 64:
                 self._timers = [(at, one) for one, at in self._scheduled.items()]
                 heapq.heapify(self._timers)
+
+    def shift(self, by: int) -> None:
+        """Move all times by ``by`` seconds: the clock jumped, and what was promised for an hour is to last an hour."""
+        self.leases = {address: moved(lease, by) for address, lease in self.leases.items()}
+        self.offers = {address: moved(lease, by) for address, lease in self.offers.items()}
+        self._timers = [(when + by, address) for when, address in self._timers]
+        self._scheduled = {address: when + by for address, when in self._scheduled.items()}
 
     def due(self, now: int, most: int) -> list[Lease]:
         """Take up to ``most`` offers and leases whose time is up; whoever cannot end one must ``remind`` of it."""

@@ -109,6 +109,12 @@ class Book:
         where, values = ("WHERE mac = ?", (mac, most)) if mac else ("", (most,))
         return [Note(*row) for row in self._connection.execute(query.format(where), values)][::-1]
 
+    @reading("the history of leases")
+    def newest(self) -> int | None:
+        """Return when the newest line of the history was written, by the clock of then; None without one."""
+        row = self._connection.execute("SELECT at FROM history ORDER BY id DESC LIMIT 1").fetchone()
+        return None if row is None else int(row[0])
+
     @reading("the pool")
     def pool(self) -> records.Pool | None:
         """Read what may be leased; None before the first init. Raises StoreError."""

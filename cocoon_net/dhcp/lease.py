@@ -77,6 +77,12 @@ class Lease(NamedTuple):
     """The bridge port that the client was last served at; empty when nobody knows, e.g. after an import."""
 
 
+def moved(lease: Lease, by: int) -> Lease:
+    """Return a lease with its times moved by ``by`` seconds, for a clock that jumped by as much."""
+    ends = 0 if lease.state is State.FREE else lease.ends + by
+    return lease._replace(ends=ends, since=lease.since + by)
+
+
 TRANSITIONS: tuple[tuple[Trigger, State, State], ...] = (
     (Trigger.OFFER, State.FREE, State.OFFERED),
     (Trigger.OFFER, State.COOLING, State.COOLING),

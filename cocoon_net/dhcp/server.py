@@ -18,15 +18,15 @@ from collections.abc import Callable, Iterable, Sequence
 from loguru import logger
 
 from cocoon_net import records
-from cocoon_net.clock import Clock, SystemClock
+from cocoon_net.clock import Clock, Jumps, SystemClock
 from cocoon_net.dhcp import frame, wire
 from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.batch import Batch, Settled
-from cocoon_net.dhcp.book import Book
+from cocoon_net.dhcp.book import Book, Note
 from cocoon_net.dhcp.decision import Decision, Reason, end, release
 from cocoon_net.dhcp.guard import Finding, Guard
 from cocoon_net.dhcp.histogram import Histogram
-from cocoon_net.dhcp.lease import Client, Lease, State
+from cocoon_net.dhcp.lease import Client, Lease, State, moved
 from cocoon_net.dhcp.limits import Limits
 from cocoon_net.dhcp.options import MessageType
 from cocoon_net.dhcp.orders import Orders
@@ -75,6 +75,7 @@ class Server:
         self._link = link
         self._settings = settings or Settings()
         self._clock = clock or SystemClock()
+        self._jumps = Jumps(self._clock)
         self._bus = bus or Bus()
         self._lease_file = lease_file
         self._changed = changed
@@ -209,6 +210,7 @@ class Server:
                     heard = self._ports.socket.fileno()
                     poller.register(heard, select.POLLIN)
                 ready = {descriptor for descriptor, _ in poller.poll(_IDLE * 1000)}
+                self._keep_time()
                 if watch.socket.fileno() in ready:
                     watch.drain()
                 if self._orders.descriptor in ready:
@@ -359,6 +361,22 @@ class Server:
             else:
                 decisions.append(end(self._table, lease, now))
         self._carry_out(decisions, now)
+
+    def _keep_time(self) -> None:
+        """Move all times along when the wall clock jumped: a lease lasts as long as was promised, whatever the hour."""
+        by = round(self._jumps.look())
+        if not by:
+            return
+        leases = [moved(lease, by) for lease in self._table.leases.values()]
+        try:
+            self._book.commit(leases, [Note(self._now(), 0, "", "clock", f"jumped by {by} s")])
+        except StoreError as error:
+            logger.error("the clock jumped by {} s, and the leases cannot be moved along: {}", by, error.message)
+            return
+        self._jumps.accept()
+        self._table.shift(by)
+        logger.warning("the clock jumped by {} s: each of {} leases keeps the time it had left", by, len(leases))
+        self._durable(leases)
 
     def _trim(self) -> None:
         try:

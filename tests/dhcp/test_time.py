@@ -1,0 +1,99 @@
+"""The wall clock jumps by years, both ways, while the server serves and while nobody does."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+
+import pytest
+
+from cocoon_net.clock import SystemClock
+from cocoon_net.dhcp.book import Book, Note
+from cocoon_net.dhcp.lease import Lease, State
+from cocoon_net.dhcp.projection import LeaseFile
+from cocoon_net.dhcp.server import Server
+from cocoon_net.recovery import recall
+from cocoon_net.site import Site
+from cocoon_net.store import open_database
+
+YEARS = 9 * 365 * 86_400
+HOUR = 3_600
+ADDRESS = int(IPv4Address("172.20.100.10"))
+
+
+class Jumping(SystemClock):
+    by = 0
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=self.by)
+
+    def seconds(self) -> int:
+        return int(self.now().timestamp())
+
+
+def of(number, ends, state=State.BOUND):
+    return Lease(ADDRESS + number, state, ends, bytes([2, 0, 0, 0, 0, number]), ends - HOUR)
+
+
+def left(leases, now):
+    return {lease.address - ADDRESS: (lease.state.value, round((lease.ends - now) / 60)) for lease in leases}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("by", [YEARS, -YEARS, 20 * HOUR, -20 * HOUR])
+def test_a_lease_outlives_a_clock_that_jumps_while_it_is_served(node, book, pool, serving, eventually, tmp_path, by):
+    clock = Jumping()
+    now = clock.seconds()
+    leases = [of(1, now + HOUR), of(2, now + 2 * HOUR), of(3, now + HOUR, State.QUARANTINED)]
+    book.commit(leases, [])
+    expected = {1: ("bound", 60), 2: ("bound", 120), 3: ("quarantined", 60)}
+    file = tmp_path / "leases.json"
+    beside = Book(open_database(tmp_path / "cocoon-net.db"))
+    with serving(node, Server(book, pool, clock=clock, lease_file=LeaseFile(file))):
+        eventually(lambda: len(node.routes()) == 2)
+        clock.by = by
+        eventually(lambda: abs(beside.newest() - clock.seconds()) < 10 if beside.newest() else False)
+        eventually(lambda: left(beside.leases(), clock.seconds()) == expected)
+        shown = [datetime.fromisoformat(row["expiry"]).timestamp() for row in json.loads(file.read_text())]
+        assert [round((when - clock.seconds()) / 60) for when in sorted(shown)] == [60, 120]
+        clock.by = 0
+        eventually(lambda: left(beside.leases(), clock.seconds()) == expected)
+        assert len(node.routes()) == 2
+
+
+def test_a_lease_that_runs_out_after_a_jump_runs_out_when_it_should(book, pool):
+    """The heap of what is due moves along, too."""
+    from cocoon_net.dhcp.allocator import Allocator
+    from cocoon_net.dhcp.pool import Pool
+
+    table = Allocator(Pool.of(pool), [of(1, 1000), of(2, 2000)])
+    table.shift(YEARS)
+    assert table.due(YEARS + 999, 10) == []
+    assert [lease.address - ADDRESS for lease in table.due(YEARS + 1000, 10)] == [1]
+    table.shift(-YEARS)
+    assert [lease.address - ADDRESS for lease in table.due(2000, 10)] == [2]
+
+
+@pytest.mark.parametrize("gap", [YEARS, -YEARS, -HOUR])
+def test_at_a_start_with_a_clock_that_cannot_be_right_no_lease_is_dropped_and_none_lasts_for_ever(
+    book, pool, tmp_path, gap
+):
+    then = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp())
+    book.commit([of(1, then + HOUR), of(2, then + 2 * HOUR)], [Note(then, ADDRESS + 1, "", "bound", "granted")])
+    database = open_database(tmp_path / "cocoon-net.db")
+    (line,) = recall(Site(tmp_path), database, pool, then + gap)
+    assert f"{gap} s after the newest entry of the book" in line and "keep the time they had left" in line
+    assert left(book.leases(), then + gap) == {1: ("bound", 60), 2: ("bound", 120)}
+    assert recall(Site(tmp_path), database, pool, then + gap + 5) == [], "and that is noticed once"
+    database.close()
+
+
+@pytest.mark.parametrize("gap", [0, 5, HOUR, 23 * HOUR])
+def test_a_node_that_was_off_for_a_while_has_a_clock_that_is_right(book, pool, tmp_path, gap):
+    then = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp())
+    book.commit([of(1, then + HOUR)], [Note(then, ADDRESS + 1, "", "bound", "granted")])
+    database = open_database(tmp_path / "cocoon-net.db")
+    assert recall(Site(tmp_path), database, pool, then + gap) == []
+    assert book.leases() == [of(1, then + HOUR)]
+    database.close()
