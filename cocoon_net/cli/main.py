@@ -23,6 +23,7 @@ COMMANDS = {
     "daemon": ("cocoon_net.cli.daemon:daemon", "Serve DHCP and keep the routes of the leases."),
     "status": ("cocoon_net.cli.status:status", "Show the pool of this node."),
     "lease": ("cocoon_net.cli.lease:lease", "Show leases and reservations, end them, and see why they are so."),
+    "probe": ("cocoon_net.cli.probe:probe", "Ask for an address as a guest would, and show who answers."),
     "teardown": ("cocoon_net.cli.run:teardown", "Remove what init made, in reverse order."),
     "run": ("cocoon_net.cli.run:run", "Run a workflow, resume it or give it up."),
     "workflow": ("cocoon_net.cli.workflow:workflow", "Show the runs of this node, step by step."),
