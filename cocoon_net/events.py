@@ -66,6 +66,15 @@ class LeaseDeclined(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AddressInUse(Event):
+    """``mac`` answers for an address that it was never leased; it is quarantined until ``until``."""
+
+    address: IPv4Address
+    mac: str
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class PoolExhausted(Event):
     """A client asked and no address was free."""
 

@@ -52,6 +52,11 @@ from cocoon_net.dhcp.limits import Limits
     help="DHCP messages of one bridge port that are read, four times as many at once; 0: no limit.",
 )
 @click.option(
+    "--check-conflicts",
+    is_flag=True,
+    help="Ask by ARP whether somebody uses an address before it is first offered; each such offer waits 0.3 s.",
+)
+@click.option(
     "--trusted-port",
     "trusted_ports",
     metavar="NAME",
@@ -66,6 +71,7 @@ def daemon(
     dhcp_settings: str | None,
     addresses_per_port: int,
     messages_per_second: int,
+    check_conflicts: bool,
     trusted_ports: tuple[str, ...],
     **places: str | None,
 ) -> None:
@@ -83,4 +89,7 @@ def daemon(
     require_root("daemon")
     site = site_from(**places, lease_file=lease_file, control_socket=control_socket, dhcp_settings=dhcp_settings)
     limits = Limits(addresses_per_port, messages_per_second, 4 * messages_per_second, trusted_ports)
-    serve(site, DaemonOptions(skip_iptables, metrics_addr, control=control_socket != "", limits=limits))
+    options = DaemonOptions(
+        skip_iptables, metrics_addr, control=control_socket != "", check_conflicts=check_conflicts, limits=limits
+    )
+    serve(site, options)

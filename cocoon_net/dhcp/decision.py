@@ -11,7 +11,7 @@ from typing import NamedTuple
 from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.lease import Client, Lease, State, Trigger, move
 from cocoon_net.dhcp.options import MessageType
-from cocoon_net.events import Event, LeaseBound, LeaseExpired, LeaseReleased, LeaseRenewed
+from cocoon_net.events import AddressInUse, Event, LeaseBound, LeaseExpired, LeaseReleased, LeaseRenewed
 
 
 class Reason(StrEnum):
@@ -39,6 +39,7 @@ class Reason(StrEnum):
     NOT_AS_OFFERED = "another address was offered"
     RESERVED = "a reservation keeps the address for another client, or another for this one"
     UNKEPT = "it could not be written down or routed"
+    CONFLICT = "somebody uses the address without a lease"
     TOO_OFTEN = "the port asks too often"
     FORGED = "the frame is not from the client that it names"
     FOREIGN_RELAY = "the relay's address belongs to a guest at another port"
@@ -112,6 +113,14 @@ def release(table: Allocator, lease: Lease, now: int, by: str) -> Decision:
     """End a bound lease before its time; the address stays its client's while nobody else needs it."""
     event = LeaseReleased(when(now), IPv4Address(lease.address), name(lease.mac), by)
     return Decision(Reason.RELEASED, changes=(_cool(table, lease, Trigger.RELEASE, now),), events=(event,))
+
+
+def conflicting(table: Allocator, address: int, mac: bytes, now: int) -> Decision:
+    """Quarantine an address on offer that ``mac`` answers for, though it has no lease of it."""
+    until = now + table.pool.terms.quarantine
+    quarantined = Lease(address, move(table.at(address).state, Trigger.DECLINE), until, since=now)
+    event = AddressInUse(when(now), IPv4Address(address), name(mac), when(until))
+    return Decision(Reason.CONFLICT, changes=(quarantined,), events=(event,))
 
 
 def end(table: Allocator, lease: Lease, now: int) -> Decision:

@@ -192,13 +192,7 @@ class Guard:
     def _holds(self, address: int, port: str) -> bool:
         """Whether an address that went to ``port`` is still on its account: until another client could have it."""
         lease = self._table.at(address)
-        match lease.state:
-            case State.FREE:
-                return False
-            case State.BOUND | State.OFFERED:
-                return lease.port == port
-            case _:
-                return True
+        return lease.state is not State.FREE and lease.port == port
 
     def _meet(self, port: str) -> _Port:
         trusted = any(fnmatchcase(port, pattern) for pattern in self.limits.trusted)

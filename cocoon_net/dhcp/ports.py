@@ -42,7 +42,7 @@ class Ports:
             raise NodeTransient(f"the bridge {name} is {state}", hint="run `cocoon-net init`, or wait for it")
         self._watch = watch
         self._name = name
-        self._mac = bridge.mac
+        self.mac = bridge.mac
         self._server = server
         self._relays = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         self.socket = self._relays
@@ -93,7 +93,7 @@ class Ports:
         """Have the kernel drop what these ports send, and no longer what others do."""
         indexes = [index for name in names if (index := self._watch.ports.get(name))]
         with contextlib.suppress(OSError):  # the filter before stays in place: we only hear more than we need
-            _attach(self.socket, frame.kernel_filter(self._watch.index, self._mac, self._server, indexes))
+            _attach(self.socket, frame.kernel_filter(self._watch.index, self.mac, self._server, indexes))
 
     def send(self, payload: bytes, destination: Destination, mac: bytes, port: str) -> bool:
         """Send a reply; False when the kernel would not take it. The client asks again, so nobody waits for it.
@@ -107,7 +107,7 @@ class Ports:
                 self._relays.sendto(payload, (frame.dotted(destination.address), to))
                 return True
             target = mac if destination.way is Way.DIRECT else EVERYBODY
-            data = frame.wrap(payload, self._mac, target, self._server, destination.address)
+            data = frame.wrap(payload, self.mac, target, self._server, destination.address)
             self.socket.sendto(data, (port, _IPV4))
         except OSError:
             return False

@@ -23,7 +23,8 @@ from cocoon_net.dhcp import frame, wire
 from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.batch import Batch, Settled
 from cocoon_net.dhcp.book import Book, Note
-from cocoon_net.dhcp.decision import Decision, Reason, end, release
+from cocoon_net.dhcp.conflict import WAIT, Conflicts
+from cocoon_net.dhcp.decision import Decision, Reason, conflicting, end, release
 from cocoon_net.dhcp.guard import Finding, Guard
 from cocoon_net.dhcp.histogram import Histogram
 from cocoon_net.dhcp.lease import Client, Lease, State, moved
@@ -65,6 +66,7 @@ class Server:
         *,
         settings: Settings | None = None,
         limits: Limits | None = None,
+        check_conflicts: bool = False,
         clock: Clock | None = None,
         bus: Bus | None = None,
         lease_file: LeaseFile | None = None,
@@ -88,6 +90,8 @@ class Server:
         self._disturbances = -1
         self._orders = Orders()
         self._trace = Trace()
+        self._check_conflicts = check_conflicts
+        self._conflicts: Conflicts | None = None
         self._offer_times, self._ack_times = Histogram(), Histogram()
         self._decided: Counter[str] = Counter()
         self._malformed: Counter[str] = Counter()
@@ -201,37 +205,68 @@ class Server:
             poller = select.poll()
             for descriptor in (self._orders.descriptor, watch.socket.fileno()):
                 poller.register(descriptor, select.POLLIN)
-            heard: int | None = None
+            heard: set[int] = set()
             self._orders.open()
             stack.callback(self._orders.close)
             tick, trim = 0.0, self._clock.monotonic() + _TRIM_EVERY
             while not stop.is_set():
-                if self._ports is not None and self._ports.socket.fileno() != heard:
-                    heard = self._ports.socket.fileno()
-                    poller.register(heard, select.POLLIN)
-                ready = {descriptor for descriptor, _ in poller.poll(_IDLE * 1000)}
+                if self._ports is not None and self._ports.socket.fileno() not in heard:
+                    heard = self._listen(poller, self._ports)
+                ready = {descriptor for descriptor, _ in poller.poll(1000 * self._patience())}
                 self._keep_time()
                 if watch.socket.fileno() in ready:
                     watch.drain()
                 if self._orders.descriptor in ready:
                     self._orders.obey(self._now())
-                if self._ports is not None and heard in ready:
+                if self._ports is not None and self._ports.socket.fileno() in ready:
                     self._hear(self._ports)
                 time = self._clock.monotonic()
+                if self._ports is not None and self._conflicts is not None:
+                    self._offer_held(self._ports, self._conflicts, time)
                 if self._ports is not None and self._guard.due(time):
                     self._ports.mute(self._guard.quiet(time))
                 disturbed = watch.disturbances != self._disturbances
                 if disturbed or time >= tick:
                     tick = time + 1.0
                     if self._ports is None or disturbed or self._routes.doubtful:
-                        if heard is not None:
-                            poller.unregister(heard)
-                            heard = None
+                        while heard:
+                            poller.unregister(heard.pop())
                         self._reopen(watch)
                     self._sweep()
                 if time >= trim:
                     trim = time + _TRIM_EVERY
                     self._trim()
+
+    def _listen(self, poller: select.poll, ports: Ports) -> set[int]:
+        """Have the poller wake us for what the sockets of the bridge hear; returns their descriptors."""
+        sockets = [ports.socket, *([self._conflicts.socket] if self._conflicts is not None else [])]
+        for one in sockets:
+            poller.register(one.fileno(), select.POLLIN)
+        return {one.fileno() for one in sockets}
+
+    def _patience(self) -> float:
+        """Return how long the loop may sleep."""
+        due = self._conflicts.next() if self._conflicts is not None else None
+        return _IDLE if due is None else min(_IDLE, max(0.0, due - self._clock.monotonic()) + 0.001)
+
+    def _offer_held(self, ports: Ports, conflicts: Conflicts, time: float) -> None:
+        """Speak the offers that nobody answered for; an address that somebody uses is quarantined, not offered."""
+        now = self._now()
+        for address, mac, held in conflicts.hear():
+            self._trace.note(held.packet, held.decision, now, Reason.CONFLICT)
+            if address in self._table.offers:
+                self._carry_out([conflicting(self._table, address, mac, now)], now)
+            again = self._guard.decide(held.packet, held.packet.chaddr, now)
+            if again.offer is not None:
+                self._table.offer(again.offer)
+                if not conflicts.hold(again, held.packet, time):
+                    self._speak(ports, again, held.packet)
+        for held in conflicts.due(time):
+            offer = self._table.offers.get(held.decision.address)
+            if offer is not None and offer.mac == held.packet.chaddr:
+                self._trace.note(held.packet, held.decision, now)
+                self._speak(ports, held.decision, held.packet)
+                self._offer_times.observe(WAIT)
 
     def _open(self, watch: Watch) -> None:
         self._close()
@@ -240,6 +275,8 @@ class Server:
         try:
             bound = {lease.address for lease in self.leases()}
             self._unrouted = self._routes.connect(self._connect(watch.index), bound) & bound
+            if self._check_conflicts:
+                self._conflicts = Conflicts(watch.index, ports.mac)
         except BaseException:
             ports.close()
             raise
@@ -259,19 +296,22 @@ class Server:
         if self._ports is not None:
             self._ports.close()
             self._ports = None
+        if self._conflicts is not None:
+            self._conflicts.close()
+            self._conflicts = None
         self._routes.disconnect()
 
     def _hear(self, ports: Ports) -> None:
         """Serve what has come since the last time, as one batch."""
         now, table = self._now(), self._table
+        began = self._clock.monotonic()
         try:
             frames = ports.receive()
         except NodeTransient as error:
             logger.warning("{}", error.message)
             self._close()
             return
-        guard, trace, batch = self._guard, self._trace, Batch(table, now)
-        began = self._clock.monotonic()
+        guard, trace, conflicts, batch = self._guard, self._trace, self._conflicts, Batch(table, now)
         offered = 0
         guard.begin(began, now, ports.present)
         asked: list[tuple[Decision, Packet]] = []
@@ -292,6 +332,8 @@ class Server:
             batch.take(decision)
             if decision.changes:
                 asked.append((decision, packet))
+            elif decision.offer is not None and conflicts is not None and conflicts.hold(decision, packet, began):
+                continue
             else:  # nothing to wait for
                 trace.note(packet, decision, now)
                 self._speak(ports, decision, packet)

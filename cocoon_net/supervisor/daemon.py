@@ -44,6 +44,8 @@ class DaemonOptions:
     """Whether there is a control socket; where it is, the site says."""
     look_every: float = 60.0
     """Seconds between two looks at the kernel."""
+    check_conflicts: bool = False
+    """Whether an address is asked about by ARP before it is first offered."""
     limits: Limits = field(default_factory=Limits)
     """What one port of the bridge may have of the DHCP server."""
 

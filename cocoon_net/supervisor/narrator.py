@@ -14,6 +14,7 @@ from collections import Counter, deque
 from loguru import logger
 
 from cocoon_net.events import (
+    AddressInUse,
     Bus,
     Event,
     LeaseBound,
@@ -113,6 +114,9 @@ class Narrator:
             case LeaseDeclined(_, address, mac, until):
                 fields = logger.bind(address=address, mac=mac, until=until.strftime("%Y-%m-%dT%H:%M:%SZ"))
                 fields.warning("address declined: somebody else uses it")
+            case AddressInUse(_, address, mac, until):
+                fields = logger.bind(address=address, mac=mac, until=until.strftime("%Y-%m-%dT%H:%M:%SZ"))
+                fields.warning("address in use without a lease")
             case PoolExhausted(at, mac):
                 if at.timestamp() - self._exhausted_at >= QUIET:
                     self._exhausted_at = at.timestamp()

@@ -163,6 +163,7 @@ class Service:
             self._pool,
             settings=self._settings(),
             limits=self._options.limits,
+            check_conflicts=self._options.check_conflicts,
             clock=self._clock,
             bus=self._bus,
             lease_file=LeaseFile(self._site.lease_file),
