@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import http.client
 import json
 import os
 import random
@@ -27,13 +28,13 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cocoon_net.lab.load import Heard
 
@@ -106,8 +107,11 @@ def missing(acks: Iterable[Heard], book: Mapping[int, Row], now: float) -> list[
 class Arena:
     """Two namespaces, a state directory, the daemon and its load. ``with`` it; nothing of it is left behind."""
 
-    def __init__(self, fault: Fault = Fault.NONE, seed: int | None = None) -> None:
+    def __init__(
+        self, fault: Fault = Fault.NONE, seed: int | None = None, options: Sequence[str] = ("--trusted-port", "port0")
+    ) -> None:
         self.fault = fault
+        self._options = options
         self.chance = random.Random(seed)
         self.server, self.client = f"dk{os.getpid()}s", f"dk{os.getpid()}c"
         self._stack = contextlib.ExitStack()
@@ -162,6 +166,16 @@ class Arena:
         self._on_server("link", "set", "cni0", "up")
         self._on_server("link", "set", "port0", "master", "cni0", "up")
 
+    def add_port(self, number: int) -> str:
+        """Add a port with a guest's namespace of its own behind it; returns the namespace's name."""
+        guest = f"{self.client}{number}"
+        run("ip", "netns", "add", guest)
+        self._stack.callback(run, "ip", "netns", "del", guest)
+        self._on_server("link", "add", f"port{number}", "type", "veth", "peer", "name", "eth0", "netns", guest)
+        self._on_server("link", "set", f"port{number}", "master", "cni0", "up")
+        run("ip", "-n", guest, "link", "set", "eth0", "up")
+        return guest
+
     def disturb(self) -> None:
         """Do what the fault says, for half a second."""
         match self.fault:
@@ -204,7 +218,7 @@ class Arena:
     def start(self) -> None:
         """Start the daemon; it need not serve yet."""
         program = [sys.executable, "-m", "cocoon_net", "daemon", "--state-dir", str(self.state)]
-        program += ["--run-dir", str(self.home), "--metrics-addr", "", "--trusted-port", "port0"]
+        program += ["--run-dir", str(self.home), "--metrics-addr", "", *self._options]
         with self.log.open("ab") as log:
             self._daemon = subprocess.Popen(
                 [*self._enter, "ip", "netns", "exec", self.server, *program],
@@ -219,6 +233,15 @@ class Arena:
             raise RuntimeError(f"the daemon ended by itself:\n{self.log.read_text()[-2000:]}")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
             return caller.connect_ex(str(self.home / "cocoon-net" / "control.sock")) == 0
+
+    def get(self, target: str) -> dict[str, Any]:
+        """Ask the daemon by its control socket."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+            caller.connect(str(self.home / "cocoon-net" / "control.sock"))
+            connection = http.client.HTTPConnection("cocoon-net")
+            connection.sock = caller
+            connection.request("GET", target)
+            return dict(json.loads(connection.getresponse().read()))
 
     def kill(self) -> None:
         """SIGKILL: ``ip netns exec`` and ``nsenter`` have become the daemon itself."""
