@@ -37,13 +37,19 @@ from cocoon_net.node import netlink
 from cocoon_net.node.routewire import RouteWire
 from cocoon_net.records import BRIDGE, Pool
 from cocoon_net.site import Site
-from cocoon_net.store import back_up, backup_of, open_database, sync
+from cocoon_net.store import back_up, backup_of, open_database, reading, sync
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
 NOTE = "rebuilt"
 """The name of the note in ``meta``: what was found and done; its leases are ``recalled`` or still to be."""
+
+_SHOWN = ("meta", "visits", "operations", "calls", "run_history")
+"""Tables that nobody acts on, but whoever shows a run reads."""
+
+_JSON = ("details", "want", "seen", "error", "skipped")
+"""Their columns of JSON."""
 
 ECHO_WITHIN = 1.0
 """Seconds that a guest is given to answer ARP."""
@@ -75,10 +81,15 @@ def require_sound(database: Database) -> None:
     journal, book = Journal(database), Book(database)
     journal.runs()
     journal.ledger()
-    journal.note(NOTE)
     book.pool()
     book.leases()
     book.reservations()
+    for table in _SHOWN:
+        with reading(f"the table {table}"):
+            for row in database.query(f"SELECT * FROM {table}"):
+                for column in _JSON:
+                    if row.get(column):
+                        json.loads(row[column])
 
 
 def keep(path: Path, say: Say) -> None:

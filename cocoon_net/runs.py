@@ -20,7 +20,7 @@ from cocoon_net.engine.journal import Journal, Run
 from cocoon_net.engine.machine import PLANNED, RunMachine
 from cocoon_net.engine.runner import FIRST_PAUSE, GROWTH, LONGEST_PAUSE, Runner
 from cocoon_net.engine.workflow import load
-from cocoon_net.errors import CocoonError, Refused, SpecError, WorldError
+from cocoon_net.errors import CocoonError, Refused, SpecError, WorkflowError, WorldError
 from cocoon_net.events import Bus, StepSettled
 from cocoon_net.locks import Holder, locked
 from cocoon_net.records import Instance
@@ -113,6 +113,12 @@ def require_root(what: str, does: str = "changes") -> None:
 
 def carry(desk: Desk, run: Run) -> Run:
     """Carry a run to its end, against the real world; a signal parks it. The backup is kept up to date on the way."""
+    unknown = [stage.name for stage in run.plan.stages if stage.name not in STEPS]
+    if unknown:
+        raise WorkflowError(
+            f"{run.id} was begun by cocoon-net {run.version} and has steps unknown to this one: {', '.join(unknown)}",
+            hint=f"install that version again, or `cocoon-net run {run.workflow} --abandon`",
+        )
     world, stop = desk.world(run.spec), Stop()
     runner = Runner(
         desk.journal, STEPS, world.inventories, clock=desk.clock, bus=desk.bus, meter=world.calls, stop=stop

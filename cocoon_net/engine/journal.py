@@ -394,6 +394,9 @@ class Journal:
 
 
 def _run(row: dict[str, Any]) -> Run:
+    plan = Plan.from_json(json.loads(row["plan"]))
+    if row["state"] not in (PLANNED, DONE, ABANDONED, *(stage.name for stage in plan.stages)):
+        raise ValueError(f"{row['id']} stands in {row['state']!r}, which is no state of it")
     return Run(
         id=row["id"],
         workflow=row["workflow"],
@@ -402,7 +405,7 @@ def _run(row: dict[str, Any]) -> Run:
         reason=json.loads(row["reason"]) if row["reason"] else {},
         spec=Spec.from_json(json.loads(row["spec"])),
         instance=decode(json.loads(row["instance"])) if row["instance"] else None,
-        plan=Plan.from_json(json.loads(row["plan"])),
+        plan=plan,
         version=row["version"],
         started_by=row["started_by"],
         started_at=row["started_at"],

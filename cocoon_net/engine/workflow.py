@@ -109,8 +109,8 @@ def parse(data: dict[str, Any], steps: Collection[str], where: str) -> Plan:
     problems = [f"unknown key {key!r}" for key in sorted(set(data) - {"name", "title", "want", "step"})]
     general = _choice(Wish, data.get("want", "spec"), "want", problems)
     stages: list[Stage] = []
-    for number, item in enumerate(data.get("step", []), 1):
-        name = item.get("name", "")
+    for number, item in enumerate(_tables(data.get("step", []), problems), 1):
+        name = str(item.get("name", ""))
         place = f"step {number} ({name or 'without a name'})"
         problems += [f"{place}: unknown key {k!r}" for k in sorted(set(item) - {"name", "want", "deadline", "repair"})]
         if name not in steps or name in _NAMES_OF_MACHINE:
@@ -127,6 +127,13 @@ def parse(data: dict[str, Any], steps: Collection[str], where: str) -> Plan:
     if problems:
         raise WorkflowError([f"{where}: {problem}" for problem in problems])
     return Plan(data["name"], data.get("title", ""), tuple(stages))
+
+
+def _tables(found: Any, problems: list[str]) -> list[dict[str, Any]]:
+    if isinstance(found, list) and all(isinstance(item, dict) for item in found):
+        return found
+    problems.append("its steps are not [[step]] tables")
+    return []
 
 
 def _choice(kind: Any, text: Any, place: str, problems: list[str]) -> Any:

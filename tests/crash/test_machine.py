@@ -122,6 +122,44 @@ def test_of_two_inits_at_once_one_is_refused_and_names_the_other(scene: Any, bef
     assert scene.world() == before
 
 
+# An upgrade in the middle
+
+
+def test_an_upgrade_of_the_workflow_changes_no_run_in_flight_and_a_strange_one_is_refused(
+    scene: Any, before: Any, provisioned: Any, tmp_path: Path
+) -> None:
+    theirs = ("env", f"COCOON_NET_WORKFLOW_DIR={tmp_path}", sys.executable, "-m", "cocoon_net")
+    shipped = Path(__file__).parents[2] / "workflows"
+    scene.die("before conclude attach", "init", *SPEC)
+    (tmp_path / "init.toml").write_text('name = "init"\n[[step]]\nname = "cni"\ndeadline = "1s"\n')
+    resumed = scene.on_node(*theirs, "run", "init", "--resume")
+    assert "resuming init-" in resumed.stderr
+    assert scene.world() == provisioned, "all states of the plan it began with"
+    (tmp_path / "teardown.toml").write_text(
+        (shipped / "teardown.toml").read_text() + 'version = 2\n[[step]]\nname = "vlans"\ndeadline = "soon"\n'
+    )
+    refused = scene.on_node(*theirs, "teardown", check=False)
+    assert refused.returncode == 78, refused.stderr
+    for problem in ("unknown key 'version'", "(vlans): no such step", "'soon' is not a duration"):
+        assert problem in refused.stderr
+    assert scene.world() == provisioned
+    scene.product("teardown")
+    assert scene.world() == before
+
+
+def test_a_run_with_steps_that_this_version_does_not_know_is_refused_and_kept(scene: Any, before: Any) -> None:
+    """As after a downgrade."""
+    scene.die("before conclude enis", "init", *SPEC)
+    with sqlite3.connect(state(scene) / "cocoon-net.db") as database:
+        database.execute("UPDATE runs SET plan = replace(plan, '\"cni\"', '\"vlans\"') WHERE state <> 'done'")
+    refused = scene.product("run", "init", "--resume", check=False)
+    assert refused.returncode == 78, refused.stderr
+    assert "steps unknown to this one: vlans" in refused.stderr and "--abandon" in refused.stderr
+    assert scene.product("workflow", "show").returncode == 0
+    scene.product("teardown")
+    assert scene.world() == before
+
+
 # A damaged database
 
 

@@ -64,6 +64,20 @@ def test_what_never_comes_to_rest_is_parked_at_the_deadline(bench: Any) -> None:
     assert bench.carry(run).state == "done"
 
 
+@pytest.mark.parametrize("by", [10 * 365 * 86_400, -10 * 365 * 86_400])
+def test_a_wall_clock_that_jumps_moves_no_deadline(bench: Any, by: float) -> None:
+    bench.tools.busy = {"tool-1": 3}
+    bench.tools.after_apply = lambda change: bench.clock.jump(by)
+    run = bench.init()
+    assert run.state == "done"
+    assert 0 <= run.seconds < 60
+    bench.tools.busy = {"tool-1": 10**6}
+    began, run = bench.clock.monotonic(), bench.start()
+    with pytest.raises(NotSettled):
+        bench.carry(run)
+    assert 60 <= bench.clock.monotonic() - began < 75
+
+
 def test_a_listing_that_lags_is_waited_for_and_nothing_is_asked_twice(bench: Any) -> None:
     bench.tools.lag = 3
     assert bench.init().state == "done"

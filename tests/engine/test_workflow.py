@@ -33,6 +33,13 @@ def test_every_problem_of_a_file_is_told_at_once() -> None:
     assert raised.value.exit_code == 78
 
 
+@pytest.mark.parametrize("step", ["links", ["links"], {"name": "links"}, [{"name": ["links"]}]])
+def test_steps_that_are_no_tables_are_a_problem_like_any_other(step: object) -> None:
+    with pytest.raises(WorkflowError) as raised:
+        parse({"name": "x", "version": 2, "step": step}, STEPS, "x.toml")
+    assert "unknown key 'version'" in str(raised.value) and len(raised.value.problems) >= 2
+
+
 def test_a_file_that_is_not_toml_or_not_there_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("name = ")
     with pytest.raises(WorkflowError, match=r"bad\.toml"):
