@@ -303,7 +303,6 @@ class Server:
 
     def _hear(self, ports: Ports) -> None:
         """Serve what has come since the last time, as one batch."""
-        now, table = self._now(), self._table
         began = self._clock.monotonic()
         try:
             frames = ports.receive()
@@ -311,6 +310,8 @@ class Server:
             logger.warning("{}", error.message)
             self._close()
             return
+        # After the last of them was asked: a lease that we count from an earlier second would end before its client's.
+        now, table = self._now(), self._table
         guard, trace, conflicts, batch = self._guard, self._trace, self._conflicts, Batch(table, now)
         offered = 0
         guard.begin(began, now, ports.present)
@@ -391,7 +392,8 @@ class Server:
         now = self._now()
         wanted = [address for address in self._unrouted if self._is_bound(address)]
         self._unrouted = self._routes.install(wanted)
-        due = self._table.due(now, _SWEEP)
+        # A client counts from the moment of its question, we in whole seconds: in the second after, it is over for both.
+        due = self._table.due(now - 1, _SWEEP)
         if not due:
             return
         resting = [lease.address for lease in due if lease.state in (State.COOLING, State.QUARANTINED)]

@@ -92,14 +92,17 @@ def overlapping(acks: Iterable[Heard]) -> list[str]:
 
 
 def missing(acks: Iterable[Heard], book: Mapping[int, Row], now: float) -> list[str]:
-    """Return each promise that still runs at ``now`` and that the book does not know; a client's last one counts."""
+    """Return each promise that still runs at ``now`` and that the book does not know; a client's last one counts.
+
+    The server counts in whole seconds and ends a lease in the second after.
+    """
     last = {ack.mac: ack for ack in acks}
     broken: list[str] = []
     for ack in last.values():
         if ack.asked + ack.seconds <= now:
             continue
         row = book.get(ack.address)
-        if row is None or (row.state, row.mac) != ("bound", ack.mac) or row.ends < int(ack.asked) + ack.seconds:
+        if row is None or (row.state, row.mac) != ("bound", ack.mac) or row.ends + 1 < ack.asked + ack.seconds:
             broken.append(f"{ack.mac} was promised {IPv4Address(ack.address)}; the book has {row}")
     return broken
 

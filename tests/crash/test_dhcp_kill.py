@@ -20,7 +20,8 @@ def test_one_address_for_two_at_a_time_is_found() -> None:
 def test_a_promise_that_the_book_does_not_know_is_found() -> None:
     ack = Heard(A, X, 60, 100.0)
     assert missing([ack], {X: Row("bound", 160, A)}, 101.0) == []
-    for row in (None, Row("bound", 160, B), Row("bound", 159, A), Row("cooling", 160, A)):
+    assert missing([ack._replace(asked=100.9)], {X: Row("bound", 160, A)}, 101.0) == [], "whole seconds, and one more"
+    for row in (None, Row("bound", 160, B), Row("bound", 158, A), Row("cooling", 160, A)):
         assert len(missing([ack], {X: row} if row else {}, 101.0)) == 1
     assert missing([ack], {}, 161.0) == [], "what has ended need not be known"
     assert missing([ack, Heard(A, X + 1, 60, 110.0)], {X + 1: Row("bound", 170, A)}, 111.0) == []

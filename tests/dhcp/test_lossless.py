@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
 
 from cocoon_net import records
+from cocoon_net.clock import ManualClock
 from cocoon_net.dhcp.book import Book, Note
 from cocoon_net.dhcp.lease import Lease, State
 from cocoon_net.dhcp.limits import Limits
@@ -166,6 +169,24 @@ def test_a_bridge_that_is_down_or_gone_is_silence_and_a_new_one_has_all_routes(
         eventually(lambda: len(node.routes()) == 3)
         assert 0 not in ask(node, guest, 3, 5.0, first=100)
         assert len(node.routes()) == server.snapshot().bound == 6
+
+
+def test_a_lease_never_ends_before_its_client_thinks_so(
+    node: Any, book: Book, pool: records.Pool, serving: Any, eventually: Callable[..., Any]
+) -> None:
+    """Asked for at a fraction of a second, promised in whole ones."""
+    guest = node.add_guest("02:00:5e:10:00:01")
+    clock = ManualClock(datetime(2026, 1, 1, 0, 0, 0, 900_000, tzinfo=UTC))
+    asked = clock.now().timestamp()
+    with serving(node, Server(book, pool, clock=clock, limits=FREE_FOR_ALL)) as server:
+        ask(node, guest, 1, 5.0)
+        ((_, _, ends, *_),) = server.leases()
+        clock.advance(86_400 - 0.1)
+        assert ends < clock.now().timestamp() < asked + 86_400
+        time.sleep(0.6)  # some rounds of the loop
+        assert len(server.leases()) == 1 and node.routes() == {"172.20.100.10"}
+        clock.advance(1.2)
+        eventually(lambda: not server.leases())
 
 
 def test_a_release_that_was_written_takes_its_route_along_and_one_that_was_not_keeps_it(
