@@ -1,8 +1,4 @@
-"""The DHCP server's loop: receive a batch, decide, route, commit, reply, tell.
-
-::
-
-    frames ─▶ unwrap ─▶ decode ─▶ decide ─▶ [ routes ─▶ one commit ─▶ leases.json ] ─▶ replies ─▶ events
+"""The DHCP server: its loop, and what other threads may ask of it. What is said on the bridge: ``exchange``.
 
 One thread owns the table, the book's connection and the sockets; others leave orders in a queue and wait for it.
 """
@@ -12,35 +8,30 @@ from __future__ import annotations
 import contextlib
 import select
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from loguru import logger
 
 from cocoon_net import records
 from cocoon_net.clock import Clock, Jumps, SystemClock
-from cocoon_net.dhcp import frame, wire
+from cocoon_net.dhcp import wire
 from cocoon_net.dhcp.allocator import Allocator
-from cocoon_net.dhcp.batch import Batch, Settled
 from cocoon_net.dhcp.book import Book, Note
-from cocoon_net.dhcp.conflict import WAIT, Conflicts
-from cocoon_net.dhcp.decision import Decision, Reason, conflicting, end, release
+from cocoon_net.dhcp.conflict import Conflicts
+from cocoon_net.dhcp.decision import end, release
+from cocoon_net.dhcp.exchange import Exchange
 from cocoon_net.dhcp.guard import Finding, Guard
-from cocoon_net.dhcp.histogram import Histogram
 from cocoon_net.dhcp.lease import Client, Lease, State, moved
 from cocoon_net.dhcp.limits import Limits
-from cocoon_net.dhcp.options import MessageType
 from cocoon_net.dhcp.orders import Orders
 from cocoon_net.dhcp.pool import Pool
 from cocoon_net.dhcp.ports import Ports
 from cocoon_net.dhcp.projection import LeaseFile
-from cocoon_net.dhcp.reply import destination, render
-from cocoon_net.dhcp.routes import Routes, RouteState, Wire
+from cocoon_net.dhcp.routes import Routes, Wire
 from cocoon_net.dhcp.settings import Settings
 from cocoon_net.dhcp.snapshot import Snapshot
-from cocoon_net.dhcp.trace import Trace, Traced
+from cocoon_net.dhcp.trace import Traced
 from cocoon_net.dhcp.watch import Watch
-from cocoon_net.dhcp.wire import Packet
 from cocoon_net.errors import CocoonError, NodeTransient, SpecError, StoreError
 from cocoon_net.events import Bus
 from cocoon_net.node.routewire import RouteWire
@@ -49,7 +40,6 @@ from cocoon_net.records import BRIDGE
 _IDLE = 0.25
 _SWEEP = 2_048
 _TRIM_EVERY = 3_600
-_COMPLAIN_EVERY = 10.0
 
 
 class Server:
@@ -89,14 +79,9 @@ class Server:
         self._ports: Ports | None = None
         self._disturbances = -1
         self._orders = Orders()
-        self._trace = Trace()
         self._check_conflicts = check_conflicts
         self._conflicts: Conflicts | None = None
-        self._offer_times, self._ack_times = Histogram(), Histogram()
-        self._decided: Counter[str] = Counter()
-        self._malformed: Counter[str] = Counter()
-        self._commit_failures = self._unsent = 0
-        self._complain_at = 0.0
+        self._exchange = Exchange(self._table, self._routes, book, self._guard, self._bus, self._clock, self._durable)
 
     # What other threads may call
 
@@ -149,7 +134,7 @@ class Server:
 
     def trace(self, mac: bytes, since: int = 0) -> tuple[list[Traced], int]:
         """Return what was decided about a client lately, after number ``since``, and the number to ask with next."""
-        return self._trace.of(mac, since)
+        return self._exchange.trace.of(mac, since)
 
     def findings(self, seconds: int = 600) -> list[Finding]:
         """Return what the guard refused at which port within the last so many seconds."""
@@ -168,15 +153,15 @@ class Server:
             quarantined=counts[State.QUARANTINED],
             routes=len(self._routes),
             commits=self._book.commits,
-            commit_failures=self._commit_failures,
+            commit_failures=self._exchange.commit_failures,
             route_failures=self._routes.failures,
-            unsent=self._unsent,
+            unsent=self._exchange.unsent,
             muted=self._guard.muted,
-            decided={str(reason): count for reason, count in list(self._decided.items())},
-            malformed={str(reason): count for reason, count in list(self._malformed.items())},
+            decided={str(reason): count for reason, count in list(self._exchange.decided.items())},
+            malformed={str(reason): count for reason, count in list(self._exchange.malformed.items())},
             times={
-                "offer": self._offer_times.read(),
-                "ack": self._ack_times.read(),
+                "offer": self._exchange.offer_times.read(),
+                "ack": self._exchange.ack_times.read(),
                 "commit": self._book.times.read(),
                 "netlink": self._routes.times.read(),
             },
@@ -222,7 +207,7 @@ class Server:
                     self._hear(self._ports)
                 time = self._clock.monotonic()
                 if self._ports is not None and self._conflicts is not None:
-                    self._offer_held(self._ports, self._conflicts, time)
+                    self._exchange.offer_held(self._ports, self._conflicts, time)
                 if self._ports is not None and self._guard.due(time):
                     self._ports.mute(self._guard.quiet(time))
                 disturbed = watch.disturbances != self._disturbances
@@ -237,6 +222,13 @@ class Server:
                     trim = time + _TRIM_EVERY
                     self._trim()
 
+    def _hear(self, ports: Ports) -> None:
+        try:
+            self._exchange.hear(ports, self._conflicts)
+        except NodeTransient as error:
+            logger.warning("{}", error.message)
+            self._close()
+
     def _listen(self, poller: select.poll, ports: Ports) -> set[int]:
         """Have the poller wake us for what the sockets of the bridge hear; returns their descriptors."""
         sockets = [ports.socket, *([self._conflicts.socket] if self._conflicts is not None else [])]
@@ -248,25 +240,6 @@ class Server:
         """Return how long the loop may sleep."""
         due = self._conflicts.next() if self._conflicts is not None else None
         return _IDLE if due is None else min(_IDLE, max(0.0, due - self._clock.monotonic()) + 0.001)
-
-    def _offer_held(self, ports: Ports, conflicts: Conflicts, time: float) -> None:
-        """Speak the offers that nobody answered for; an address that somebody uses is quarantined, not offered."""
-        now = self._now()
-        for address, mac, held in conflicts.hear():
-            self._trace.note(held.packet, held.decision, now, Reason.CONFLICT)
-            if address in self._table.offers:
-                self._carry_out([conflicting(self._table, address, mac, now)], now)
-            again = self._guard.decide(held.packet, held.packet.chaddr, now)
-            if again.offer is not None:
-                self._table.offer(again.offer)
-                if not conflicts.hold(again, held.packet, time):
-                    self._speak(ports, again, held.packet)
-        for held in conflicts.due(time):
-            offer = self._table.offers.get(held.decision.address)
-            if offer is not None and offer.mac == held.packet.chaddr:
-                self._trace.note(held.packet, held.decision, now)
-                self._speak(ports, held.decision, held.packet)
-                self._offer_times.observe(WAIT)
 
     def _open(self, watch: Watch) -> None:
         self._close()
@@ -301,86 +274,6 @@ class Server:
             self._conflicts = None
         self._routes.disconnect()
 
-    def _hear(self, ports: Ports) -> None:
-        """Serve what has come since the last time, as one batch."""
-        began = self._clock.monotonic()
-        try:
-            frames = ports.receive()
-        except NodeTransient as error:
-            logger.warning("{}", error.message)
-            self._close()
-            return
-        # After the last of them was asked: a lease that we count from an earlier second would end before its client's.
-        now, table = self._now(), self._table
-        guard, trace, conflicts, batch = self._guard, self._trace, self._conflicts, Batch(table, now)
-        offered = 0
-        guard.begin(began, now, ports.present)
-        asked: list[tuple[Decision, Packet]] = []
-        for data, port in frames:
-            if not guard.admit(port):
-                self._decided[Reason.TOO_OFTEN] += 1
-                continue
-            payload = frame.unwrap(data)
-            if payload is None:
-                self._malformed["frame"] += 1
-                continue
-            packet = wire.decode(payload, port)
-            if not isinstance(packet, Packet):
-                self._malformed[packet] += 1
-                continue
-            decision = guard.decide(packet, data[6:12], now)
-            self._decided[decision.reason] += 1
-            batch.take(decision)
-            if decision.changes:
-                asked.append((decision, packet))
-            elif decision.offer is not None and conflicts is not None and conflicts.hold(decision, packet, began):
-                continue
-            else:  # nothing to wait for
-                trace.note(packet, decision, now)
-                self._speak(ports, decision, packet)
-                offered += decision.kind is MessageType.OFFER
-                if decision.events:
-                    self._bus.publish(decision.events)
-        if offered:
-            self._offer_times.observe(self._clock.monotonic() - began, offered)
-        if not asked:
-            return
-        settled = self._settle(batch)
-        told: list[Decision] = []
-        for decision, packet in asked:
-            if settled.holds(decision):
-                told.append(decision)
-                self._speak(ports, decision, packet)
-                trace.note(packet, decision, now)
-            else:
-                self._decided[Reason.UNKEPT] += 1
-                trace.note(packet, decision, now, Reason.UNKEPT)
-        promised = sum(decision.kind is MessageType.ACK for decision in told)
-        if promised:
-            self._ack_times.observe(self._clock.monotonic() - began, promised)
-        for decision in told:
-            self._bus.publish(decision.events)
-
-    def _speak(self, ports: Ports, decision: Decision, packet: Packet) -> None:
-        if decision.kind is None:
-            return
-        promises = decision.kind is MessageType.ACK and decision.seconds
-        if promises and self._routes.state(decision.address) is not RouteState.PRESENT:
-            return
-        payload = render(decision, packet, self._table.pool)
-        if not ports.send(payload, destination(decision, packet), packet.chaddr, packet.port):
-            self._unsent += 1
-
-    def _settle(self, batch: Batch) -> Settled:
-        settled = batch.settle(self._routes, self._book, self._durable)
-        if settled.error is not None:
-            self._commit_failures += 1
-            time = self._clock.monotonic()
-            if time >= self._complain_at:  # each client asks again and again
-                self._complain_at = time + _COMPLAIN_EVERY
-                logger.error("silent, for leases cannot be written: {}", settled.error.message)
-        return settled
-
     def _durable(self, leases: Sequence[Lease]) -> None:
         if self._lease_file is not None:
             self._lease_file.update(leases)
@@ -392,7 +285,7 @@ class Server:
         now = self._now()
         wanted = [address for address in self._unrouted if self._is_bound(address)]
         self._unrouted = self._routes.install(wanted)
-        # A client counts from the moment of its question, we in whole seconds: in the second after, it is over for both.
+        # A client counts from the moment of its question, we in whole seconds: the second after, it is over for both.
         due = self._table.due(now - 1, _SWEEP)
         if not due:
             return
@@ -404,7 +297,7 @@ class Server:
                 self._table.remind(lease.address, now + 1)
             else:
                 decisions.append(end(self._table, lease, now))
-        self._carry_out(decisions, now)
+        self._exchange.carry_out(decisions, now)
 
     def _keep_time(self) -> None:
         """Move all times along when the wall clock jumped: a lease lasts as long as was promised, whatever the hour."""
@@ -432,21 +325,6 @@ class Server:
         lease = self._table.leases.get(address)
         return lease is not None and lease.state is State.BOUND
 
-    def _carry_out(self, decisions: Iterable[Decision], now: int) -> Settled:
-        batch = Batch(self._table, now)
-        done = list(decisions)
-        for decision in done:
-            self._decided[decision.reason] += 1
-            batch.take(decision)
-        settled = self._settle(batch)
-        for decision in done:
-            if settled.holds(decision):
-                self._bus.publish(decision.events)
-                for lease in decision.changes:
-                    if lease.mac:
-                        self._trace.change(lease.mac, lease.address, now, decision.reason)
-        return settled
-
     # Orders
 
     def _release(self, mac: bytes, now: int) -> bool:
@@ -456,7 +334,7 @@ class Server:
         bound = [lease for lease in self._table.of_mac(mac) if lease.state is State.BOUND]
         if not bound:
             return False
-        settled = self._carry_out([release(self._table, lease, now, "control") for lease in bound], now)
+        settled = self._exchange.carry_out([release(self._table, lease, now, "control") for lease in bound], now)
         if settled.error is not None:
             raise settled.error
         return True

@@ -1,0 +1,171 @@
+"""What is said on the bridge, batch by batch: frames in, decisions, one commit, replies out, events.
+
+::
+
+    frames ─▶ admit ─▶ unwrap ─▶ decode ─▶ decide ─▶ [ routes ─▶ one commit ─▶ leases.json ] ─▶ replies ─▶ events
+
+Whatever needs nothing written down is answered at once; the rest when its batch is durable and routed, or not at all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from loguru import logger
+
+from cocoon_net.clock import Clock
+from cocoon_net.dhcp import frame, wire
+from cocoon_net.dhcp.allocator import Allocator
+from cocoon_net.dhcp.batch import Batch, Settled
+from cocoon_net.dhcp.book import Book
+from cocoon_net.dhcp.conflict import WAIT, Conflicts
+from cocoon_net.dhcp.decision import Decision, Reason, conflicting
+from cocoon_net.dhcp.guard import Guard
+from cocoon_net.dhcp.histogram import Histogram
+from cocoon_net.dhcp.lease import Lease
+from cocoon_net.dhcp.options import MessageType
+from cocoon_net.dhcp.ports import Ports
+from cocoon_net.dhcp.reply import destination, render
+from cocoon_net.dhcp.routes import Routes, RouteState
+from cocoon_net.dhcp.trace import Trace
+from cocoon_net.dhcp.wire import Packet
+from cocoon_net.events import Bus
+
+_COMPLAIN_EVERY = 10.0
+
+
+class Exchange:
+    """Serves what was heard. Belongs to the server's loop; its counts may be read by anybody.
+
+    ``durable`` is called after each commit, before the replies, with the leases as they are now.
+    """
+
+    def __init__(
+        self,
+        table: Allocator,
+        routes: Routes,
+        book: Book,
+        guard: Guard,
+        bus: Bus,
+        clock: Clock,
+        durable: Callable[[Sequence[Lease]], None],
+    ) -> None:
+        self._table, self._routes, self._book, self._guard = table, routes, book, guard
+        self._bus, self._clock, self._durable = bus, clock, durable
+        self._complain_at = 0.0
+        self.trace = Trace()
+        self.decided: Counter[str] = Counter()
+        self.malformed: Counter[str] = Counter()
+        self.commit_failures = self.unsent = 0
+        self.offer_times, self.ack_times = Histogram(), Histogram()
+
+    def hear(self, ports: Ports, conflicts: Conflicts | None) -> None:
+        """Serve what has come since the last time, as one batch. Raises NodeTransient when the socket is of no use."""
+        began = self._clock.monotonic()
+        frames = ports.receive()
+        # After the last of them was asked: a lease that we count from an earlier second would end before its client's.
+        now, table = int(self._clock.now().timestamp()), self._table
+        guard, trace, batch = self._guard, self.trace, Batch(table, now)
+        offered = 0
+        guard.begin(began, now, ports.present)
+        asked: list[tuple[Decision, Packet]] = []
+        for data, port in frames:
+            if not guard.admit(port):
+                self.decided[Reason.TOO_OFTEN] += 1
+                continue
+            payload = frame.unwrap(data)
+            if payload is None:
+                self.malformed["frame"] += 1
+                continue
+            packet = wire.decode(payload, port)
+            if not isinstance(packet, Packet):
+                self.malformed[packet] += 1
+                continue
+            decision = guard.decide(packet, data[6:12], now)
+            self.decided[decision.reason] += 1
+            batch.take(decision)
+            if decision.changes:
+                asked.append((decision, packet))
+            elif decision.offer is not None and conflicts is not None and conflicts.hold(decision, packet, began):
+                continue
+            else:  # nothing to wait for
+                trace.note(packet, decision, now)
+                self._speak(ports, decision, packet)
+                offered += decision.kind is MessageType.OFFER
+                if decision.events:
+                    self._bus.publish(decision.events)
+        if offered:
+            self.offer_times.observe(self._clock.monotonic() - began, offered)
+        if not asked:
+            return
+        settled = self._settle(batch)
+        told: list[Decision] = []
+        for decision, packet in asked:
+            if settled.holds(decision):
+                told.append(decision)
+                self._speak(ports, decision, packet)
+                trace.note(packet, decision, now)
+            else:
+                self.decided[Reason.UNKEPT] += 1
+                trace.note(packet, decision, now, Reason.UNKEPT)
+        promised = sum(decision.kind is MessageType.ACK for decision in told)
+        if promised:
+            self.ack_times.observe(self._clock.monotonic() - began, promised)
+        for decision in told:
+            self._bus.publish(decision.events)
+
+    def _speak(self, ports: Ports, decision: Decision, packet: Packet) -> None:
+        if decision.kind is None:
+            return
+        promises = decision.kind is MessageType.ACK and decision.seconds
+        if promises and self._routes.state(decision.address) is not RouteState.PRESENT:
+            return
+        payload = render(decision, packet, self._table.pool)
+        if not ports.send(payload, destination(decision, packet), packet.chaddr, packet.port):
+            self.unsent += 1
+
+    def _settle(self, batch: Batch) -> Settled:
+        settled = batch.settle(self._routes, self._book, self._durable)
+        if settled.error is not None:
+            self.commit_failures += 1
+            time = self._clock.monotonic()
+            if time >= self._complain_at:  # each client asks again and again
+                self._complain_at = time + _COMPLAIN_EVERY
+                logger.error("silent, for leases cannot be written: {}", settled.error.message)
+        return settled
+
+    def offer_held(self, ports: Ports, conflicts: Conflicts, time: float) -> None:
+        """Speak the offers that nobody answered for; an address that somebody uses is quarantined, not offered."""
+        now = int(self._clock.now().timestamp())
+        for address, mac, held in conflicts.hear():
+            self.trace.note(held.packet, held.decision, now, Reason.CONFLICT)
+            if address in self._table.offers:
+                self.carry_out([conflicting(self._table, address, mac, now)], now)
+            again = self._guard.decide(held.packet, held.packet.chaddr, now)
+            if again.offer is not None:
+                self._table.offer(again.offer)
+                if not conflicts.hold(again, held.packet, time):
+                    self._speak(ports, again, held.packet)
+        for held in conflicts.due(time):
+            offer = self._table.offers.get(held.decision.address)
+            if offer is not None and offer.mac == held.packet.chaddr:
+                self.trace.note(held.packet, held.decision, now)
+                self._speak(ports, held.decision, held.packet)
+                self.offer_times.observe(WAIT)
+
+    def carry_out(self, decisions: Iterable[Decision], now: int) -> Settled:
+        """Do what a timer or an order decided, as one batch; nobody is answered."""
+        batch = Batch(self._table, now)
+        done = list(decisions)
+        for decision in done:
+            self.decided[decision.reason] += 1
+            batch.take(decision)
+        settled = self._settle(batch)
+        for decision in done:
+            if settled.holds(decision):
+                self._bus.publish(decision.events)
+                for lease in decision.changes:
+                    if lease.mac:
+                        self.trace.change(lease.mac, lease.address, now, decision.reason)
+        return settled
