@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from cocoon_net.cli.options import site_from
-from cocoon_net.errors import SpecError
+from cocoon_net.errors import NodeTransient, SpecError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -98,6 +99,7 @@ def release(mac: str, as_json: bool, **where: str | None) -> None:
     """End the leases of one client at once, as vk-cocoon does when a VM is gone.
 
     The client is not told: it goes on using the address until it renews. The address rests before another gets it.
+    Without a daemon, the route of the lease goes when the next one starts.
     """
     desk = _desk(where, reading=False)
     before = [one for one in desk.client(mac)["leases"] if one["state"] == "bound"]
@@ -158,8 +160,7 @@ def trace(mac: str, follow: bool, as_json: bool, **where: str | None) -> None:
 
     With a live daemon also what was not answered. Older changes come from the history in the database.
     """
-    desk = _desk(where)
-    found = desk.trace(mac, 0)
+    found = _desk(where).trace(mac, 0)
     if as_json and not follow:
         _print(found)
         return
@@ -172,8 +173,9 @@ def trace(mac: str, follow: bool, as_json: bool, **where: str | None) -> None:
         )
     while follow:
         time.sleep(FOLLOW_EVERY)
-        found = desk.trace(mac, found["next"])
-        _say([], found["decisions"], as_json)
+        with contextlib.suppress(NodeTransient):  # a daemon that is started anew is followed, too
+            found = _desk(where).trace(mac, found["next"])
+            _say([], found["decisions"], as_json)
 
 
 def _desk(where: dict[str, str | None], *, reading: bool = True) -> Any:

@@ -56,8 +56,12 @@ class Trace:
         self._ring.append(Traced(number, now, mac, "", 0, 0, address, reason))
 
     def of(self, mac: bytes, since: int = 0) -> tuple[list[Traced], int]:
-        """Return the decisions about a client after number ``since``, and the number to ask with the next time."""
+        """Return the decisions about a client after number ``since``, and the number to ask with the next time.
+
+        A number that we have not reached is another server's life: all that is kept comes.
+        """
         number = self._number
+        since = since if since <= number else 0
         # One call into C copies the ring, so that the loop cannot change it meanwhile.
         return [one for one in self._ring.copy() if one.number > since and one.mac == mac], number
 

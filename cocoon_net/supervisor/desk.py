@@ -18,7 +18,7 @@ from cocoon_net.dhcp.lease import Lease, State, Trigger, move
 from cocoon_net.dhcp.reservation import Reservation
 from cocoon_net.dhcp.settings import Terms
 from cocoon_net.dhcp.trace import as_json
-from cocoon_net.errors import SpecError
+from cocoon_net.errors import CocoonError, NodeTransient, SpecError
 from cocoon_net.site import Site
 from cocoon_net.store import open_database
 from cocoon_net.supervisor.presence import alone
@@ -187,7 +187,13 @@ class LiveDesk(_Books):
         return self._server.release(mac)
 
     def _changed(self) -> None:
-        self._reload()
+        try:
+            self._reload()
+        except CocoonError as error:
+            raise NodeTransient(
+                f"it is written down, and the server does not know yet: {error.message}",
+                hint="`systemctl reload cocoon-net` has it read the reservations again",
+            ) from error
 
 
 class ClosedDesk(_Books):

@@ -1,0 +1,46 @@
+"""The ring of decisions: bounded, by client, to be followed."""
+
+from __future__ import annotations
+
+from cocoon_net.dhcp.decision import Decision, Reason, silence
+from cocoon_net.dhcp.options import MessageType
+from cocoon_net.dhcp.trace import Trace
+from cocoon_net.dhcp.wire import Packet
+
+A, B = b"\x02\0\0\0\0\x01", b"\x02\0\0\0\0\x02"
+
+
+def discover(mac: bytes) -> Packet:
+    return Packet(1, 7, mac, {53: bytes((MessageType.DISCOVER,))}, port="p1")
+
+
+def test_each_client_has_its_own_and_the_oldest_go_first() -> None:
+    trace = Trace(kept=4)
+    for number in range(6):
+        trace.note(discover(A), Decision(Reason.OFFERED, MessageType.OFFER, number), 100 + number)
+    trace.note(discover(B), silence(Reason.CROWDED), 106)
+    found, number = trace.of(A)
+    assert [one.address for one in found] == [3, 4, 5]
+    assert number == 7
+    (one,) = trace.of(B)[0]
+    assert (one.port, one.asked, one.said, one.reason) == ("p1", MessageType.DISCOVER, 0, Reason.CROWDED)
+
+
+def test_who_follows_gets_only_what_is_new_also_after_a_restart() -> None:
+    trace = Trace()
+    trace.note(discover(A), silence(Reason.EXHAUSTED), 100)
+    _, number = trace.of(A)
+    assert trace.of(A, number) == ([], number)
+    trace.change(A, 9, 101, Reason.EXPIRED)
+    found, number = trace.of(A, number)
+    assert [one.reason for one in found] == [Reason.EXPIRED]
+    again = Trace()
+    again.note(discover(A), silence(Reason.EXHAUSTED), 102)
+    assert len(again.of(A, number)[0]) == 1
+
+
+def test_what_was_decided_and_could_not_be_kept_shows_as_silence() -> None:
+    trace = Trace()
+    trace.note(discover(A), Decision(Reason.BOUND, MessageType.ACK, 5), 100, Reason.UNKEPT)
+    (one,) = trace.of(A)[0]
+    assert (one.said, one.address, one.reason) == (0, 5, Reason.UNKEPT)
