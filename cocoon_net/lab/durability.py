@@ -80,14 +80,14 @@ class Verdict:
 
 
 def overlapping(acks: Iterable[Heard]) -> list[str]:
-    """Return each address that was promised to a client while another one's lease ran."""
+    """Return each address that was promised to a client while another believed in its lease, at its latest."""
     broken: list[str] = []
     owners: dict[int, tuple[str, float]] = {}
     for ack in sorted(acks, key=lambda ack: ack.asked):
         mac, until = owners.get(ack.address, ("", 0.0))
         if mac not in ("", ack.mac) and ack.asked < until:
             broken.append(f"{IPv4Address(ack.address)} was {mac}'s for {until - ack.asked:.1f} s when {ack.mac} got it")
-        owners[ack.address] = (ack.mac, ack.asked + ack.seconds)
+        owners[ack.address] = (ack.mac, ack.at + ack.seconds)
     return broken
 
 
@@ -283,7 +283,7 @@ class Arena:
         data = self.acks.read_bytes()
         end = data.rfind(b"\n") + 1
         rows = (line.split() for line in data[offset:end].decode().splitlines())
-        return [Heard(mac, int(address), int(secs), float(asked)) for mac, address, secs, asked in rows], end
+        return [Heard(mac, int(ip), int(seconds), float(asked), float(at)) for mac, ip, seconds, asked, at in rows], end
 
     def served(self, offset: int) -> bool:
         """Whether there are ACKs beyond ``offset`` of the file."""
@@ -395,6 +395,7 @@ def main() -> int:
     options = parser.parse_args()
     if os.geteuid():
         parser.error("needs root, for network namespaces")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that namespaces and processes go, too
     began = time.monotonic()
     verdict = ordeal(options.deaths, options.fault, options.seed)
     print(

@@ -42,7 +42,11 @@ class Heard(NamedTuple):
     seconds: int
     """The lease time that it promised."""
     asked: float
-    """When its REQUEST went out, in Unix seconds: the lease runs from there (RFC 2131 §4.4.1)."""
+    """When the first REQUEST of the exchange went out, in Unix seconds: the ACK may be the answer to it, however late.
+
+    The lease runs from there (RFC 2131 §4.4.1)."""
+    at: float
+    """When the ACK came in. Some clients count from here."""
 
 
 class Report(NamedTuple):
@@ -93,6 +97,7 @@ class Clients:
         times: list[float] = []
         next_one = again = 0
         under_way: dict[int, float] = {}
+        asked: dict[int, float] = {}
         start = time.perf_counter()
         while len(times) < count and time.perf_counter() - start < patience:
             while next_one < count and len(under_way) < window:
@@ -118,15 +123,17 @@ class Clients:
             match payload[242]:
                 case MessageType.OFFER:
                     under_way[index] = time.perf_counter()
+                    asked.setdefault(index, under_way[index])
                     sock.send(self.request(index, int.from_bytes(payload[16:20])))
                 case MessageType.ACK:
                     self.addresses[index] = address = int.from_bytes(payload[16:20])
                     now = time.perf_counter()
                     times.append(now - begun[index])
-                    asked = under_way.pop(index)
+                    del under_way[index]
                     if self._heard is not None:
-                        mac = self.mac(index).hex(":")
-                        self._heard(Heard(mac, address, _lease_time(payload), time.time() - (now - asked)))
+                        mac, at = self.mac(index).hex(":"), time.time()
+                        since = now - asked.get(index, begun[index])
+                        self._heard(Heard(mac, address, _lease_time(payload), at - since, at))
                 case MessageType.NAK:
                     self.addresses[index] = 0
                     self._ask(index)
@@ -181,12 +188,13 @@ def stream(path: Path, size: int, seconds: int) -> None:
     """Lease for ever, ``size`` new clients at a time, while the latest ones renew all the time.
 
     ``seconds`` is the lease time that they ask for. Each ACK is a line of ``path``: MAC, address, lease time, when it
-    was asked for.
+    was asked for and when it came.
     """
     with path.open("ab", buffering=0) as file:
 
         def note(heard: Heard) -> None:
-            file.write(f"{heard.mac} {heard.address} {heard.seconds} {heard.asked:.6f}\n".encode())
+            line = f"{heard.mac} {heard.address} {heard.seconds} {heard.asked:.6f} {heard.at:.6f}\n"
+            file.write(line.encode())
 
         latest: deque[Clients] = deque(maxlen=_RENEWING)
 
