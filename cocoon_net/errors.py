@@ -11,6 +11,7 @@
     │  │  ├─ CloudQuota           73 CANTCREAT    a limit of the account, the instance or the subnet
     │  │  ├─ CloudGone            69 UNAVAILABLE  the object asked for does not exist
     │  │  └─ CloudTransient       75 TEMPFAIL     retryable
+    │  │     └─ CloudThrottled                    asked too often
     │  └─ NodeError               71 OSERR
     │     └─ NodeTransient        75 TEMPFAIL     retryable
     ├─ StoreError                 74 IOERR        the database or a state file cannot be read or written
@@ -105,10 +106,14 @@ class CloudGone(CloudError):
 
 
 class CloudTransient(CloudError):
-    """Throttled, busy, timed out or broken on the way: look again, then ask again."""
+    """Busy, timed out or broken on the way: look again, then ask again."""
 
     exit_code = os.EX_TEMPFAIL
     retryable = True
+
+
+class CloudThrottled(CloudTransient):
+    """The cloud refused a call only because it comes too often; it was not carried out."""
 
 
 class NodeError(WorldError):

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 NOTE = "rebuilt"
 """The name of the note in ``meta``: what was found and done; its leases are ``recalled`` or still to be."""
 
-_SHOWN = ("meta", "visits", "operations", "calls", "run_history")
+_SHOWN = ("meta", "visits", "operations", "calls", "refused_calls", "run_history")
 """Tables that nobody acts on, but whoever shows a run reads."""
 
 _JSON = ("details", "want", "seen", "error", "skipped")

@@ -173,6 +173,18 @@ ALTER TABLE leases ADD COLUMN port TEXT NOT NULL DEFAULT '';
 """
 
 
+_REFUSED_CALLS = """
+CREATE TABLE refused_calls (        -- of the counted calls those that were not answered with success
+    run TEXT NOT NULL REFERENCES runs(id),
+    step TEXT NOT NULL,
+    action TEXT NOT NULL,
+    code TEXT NOT NULL,             -- the cloud's, else the kind of error
+    count INTEGER NOT NULL,
+    PRIMARY KEY (run, step, action, code)
+) STRICT;
+"""
+
+
 def _statements(script: str) -> Callable[[Database], None]:
     """Run a script statement by statement: ``executescript`` would commit the migration's transaction."""
 
@@ -193,6 +205,7 @@ MIGRATIONS: dict[str, Callable[[Database], None]] = {
     "0004_reservations": _statements(_RESERVATIONS),
     "0003_history": _statements(_HISTORY),
     "0005_lease_port": _statements(_LEASE_PORT),
+    "0006_refused_calls": _statements(_REFUSED_CALLS),
 }
 
 

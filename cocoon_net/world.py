@@ -78,8 +78,8 @@ class World:
         instance = self.platform.describe(self._spec)
         return replace(instance, primary_link=link_of(instance.primary_mac))
 
-    def calls(self) -> Mapping[str, int]:
-        """Return how often the cloud was asked since the last time this was asked, by action."""
+    def calls(self) -> Mapping[tuple[str, str], int]:
+        """Return how often the cloud was asked since the last time this was asked, by action and code."""
         return self.platform.calls() if "platform" in self.__dict__ else {}
 
 

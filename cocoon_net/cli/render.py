@@ -154,6 +154,7 @@ def view(run: Run, journal: Journal) -> dict[str, Any]:
         "seconds": round(run.seconds, 3),
         "calls": sum(calls.values()),
         "calls_by_action": calls,
+        "refused": [{"action": a, "code": c, "count": n} for (a, c), n in sorted(journal.refusals(run.id).items())],
         "spec": run.spec.as_json(),
         "states": states,
     }
@@ -215,6 +216,9 @@ def print_run(data: dict[str, Any]) -> None:
     console.print(table)
     if data["calls_by_action"]:
         console.print(Text("calls       " + ", ".join(f"{k} {v}" for k, v in data["calls_by_action"].items())))
+    if data["refused"]:
+        refused = ", ".join(f"{each['action']} {each['code']} {each['count']}" for each in data["refused"])
+        console.print(Text(f"refused     {refused}"))
     console.print(Text(f"next        {data['next']}"))
 
 

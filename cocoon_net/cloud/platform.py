@@ -29,8 +29,8 @@ class Platform(Protocol):
         """Return the inventories ``subnet``, ``enis``, ``ingress``, ``attach`` and ``addresses``; makes no call."""
         ...
 
-    def calls(self) -> dict[str, int]:
-        """Return how many API calls were made since this was last asked, by action."""
+    def calls(self) -> dict[tuple[str, str], int]:
+        """Return how many API calls were made since this was last asked, by action and code; no code is success."""
         ...
 
 

@@ -106,7 +106,13 @@ class History:
         )
         gone = [str(row["id"]) for row in rows]
         for run in gone:
-            for table, column in (("calls", "run"), ("visits", "run"), ("operations", "run"), ("runs", "id")):
+            for table, column in (
+                ("calls", "run"),
+                ("refused_calls", "run"),
+                ("visits", "run"),
+                ("operations", "run"),
+                ("runs", "id"),
+            ):
                 self._db.execute(f"DELETE FROM {table} WHERE {column} = ?", [run])
         if gone:
             self.add(Deed.PRUNED, now, details={"runs": gone})

@@ -285,7 +285,7 @@ class Journal:
                 ],
             )
 
-    def looked(self, run: str, step: str, waiting: str, calls: Mapping[str, int], again: datetime) -> None:
+    def looked(self, run: str, step: str, waiting: str, calls: Mapping[tuple[str, str], int], again: datetime) -> None:
         """Count a look at a step that is not at rest, what it waits for, what it cost, and when the next one is due."""
         with self.transaction():
             self._db.execute(
@@ -305,7 +305,13 @@ class Journal:
                 )
 
     def settle(
-        self, run: str, step: str, rows: Sequence[Row], calls: Mapping[str, int], seconds: float, now: datetime
+        self,
+        run: str,
+        step: str,
+        rows: Sequence[Row],
+        calls: Mapping[tuple[str, str], int],
+        seconds: float,
+        now: datetime,
     ) -> None:
         """Write down what a step looks after now that it is at rest: its rows replace those it had."""
         self._db.execute("DELETE FROM ledger WHERE step = ?", [step])
@@ -380,13 +386,35 @@ class Journal:
         rows = self._db.query("SELECT action, sum(count) AS n FROM calls WHERE run = ? GROUP BY action", [run])
         return {row["action"]: int(row["n"]) for row in rows}
 
-    def _count(self, run: str, step: str, calls: Mapping[str, int]) -> None:
-        for action, count in calls.items():
+    def refusals(self, run: str = "") -> dict[tuple[str, str], int]:
+        """Return (action, code) -> how often the cloud answered a run so, or all runs; successes are left out."""
+        where, values = ("WHERE run = ?", [run]) if run else ("", [])
+        rows = self._db.query(
+            f"SELECT action, code, sum(count) AS n FROM refused_calls {where} GROUP BY action, code", values
+        )
+        return {(row["action"], row["code"]): int(row["n"]) for row in rows}
+
+    def answers(self) -> dict[tuple[str, str], int]:
+        """Return (action, code) -> how often the cloud answered so, over all runs that are kept; no code is success."""
+        refused = self.refusals()
+        answers = dict(refused)
+        for row in self._db.query("SELECT action, sum(count) AS n FROM calls GROUP BY action"):
+            answers[row["action"], ""] = int(row["n"]) - sum(n for (a, _), n in refused.items() if a == row["action"])
+        return answers
+
+    def _count(self, run: str, step: str, calls: Mapping[tuple[str, str], int]) -> None:
+        for (action, code), count in calls.items():
             self._db.execute(
                 "INSERT INTO calls (run, step, action, count) VALUES (?, ?, ?, ?) "
                 "ON CONFLICT (run, step, action) DO UPDATE SET count = count + excluded.count",
                 [run, step, action, count],
             )
+            if code:
+                self._db.execute(
+                    "INSERT INTO refused_calls (run, step, action, code, count) VALUES (?, ?, ?, ?, ?) "
+                    "ON CONFLICT (run, step, action, code) DO UPDATE SET count = count + excluded.count",
+                    [run, step, action, code, count],
+                )
 
     def _spent(self, run: str, step: str, seconds: float) -> None:
         self._db.execute("UPDATE visits SET seconds = seconds + ? WHERE run = ? AND step = ?", [seconds, run, step])

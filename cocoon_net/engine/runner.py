@@ -23,7 +23,7 @@ from cocoon_net.engine.machine import PLANNED, RunMachine
 from cocoon_net.engine.model import Busy, Change, Context, Inventory, Origin, Row, Seen, Step, Wanted
 from cocoon_net.engine.plan import Difference, diff, foreseen, kept, spared, token
 from cocoon_net.engine.workflow import Plan, Stage, Wish
-from cocoon_net.errors import CocoonError, InvariantError, NotSettled, StoreError, WorldError
+from cocoon_net.errors import CloudThrottled, CocoonError, InvariantError, NotSettled, StoreError, WorldError
 from cocoon_net.events import Bus, ChangeApplied, StepEntered, StepSettled, StepWaiting
 from cocoon_net.records import Record
 from cocoon_net.stop import Stop
@@ -62,11 +62,11 @@ class Runner:
         *,
         clock: Clock,
         bus: Bus,
-        meter: Callable[[], Mapping[str, int]] = dict,
+        meter: Callable[[], Mapping[tuple[str, str], int]] = dict,
         rng: random.Random | None = None,
         stop: Stop | None = None,
     ) -> None:
-        """``meter`` returns how many calls were made since it was last asked, by name.
+        """``meter`` returns how many calls were made since it was last asked, by name and code.
 
         Once ``stop`` was asked, nothing new is begun and the run is parked.
         """
@@ -181,7 +181,7 @@ class Runner:
         why = ""
         while True:
             self._heed(run, stage, why)
-            progress, unseen = False, set[str]()
+            progress, unseen, least = False, set[str](), 0.5
             try:
                 cx = self._context(run)
                 look = self._look(stage, cx)
@@ -198,7 +198,9 @@ class Runner:
                 if not error.retryable:
                     raise
                 why = error.message
-            rest = 0.0 if progress else min(pause, LONGEST_PAUSE) * self._rng.uniform(0.5, 1.0)
+                # Throttled, all of a pause is left to chance: many nodes were refused at this moment.
+                least = 0.0 if isinstance(error, CloudThrottled) else 0.5
+            rest = 0.0 if progress else min(pause, LONGEST_PAUSE) * self._rng.uniform(least, 1.0)
             again = self._clock.now() + timedelta(seconds=rest)
             self._journal.looked(run.id, stage.name, why, self._meter(), again)
             if self._clock.monotonic() >= deadline:

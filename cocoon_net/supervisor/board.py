@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cocoon_net import records
@@ -63,7 +63,13 @@ def status(
     }
 
 
-def readings(acknowledged: int, life: Lifecycle, snapshot: Snapshot, survey: Survey | None) -> Readings:
+def readings(
+    acknowledged: int,
+    life: Lifecycle,
+    snapshot: Snapshot,
+    survey: Survey | None,
+    api: Mapping[tuple[str, str], int],
+) -> Readings:
     """Return what is measured at this moment."""
     refused = sum(snapshot.decided.get(reason.value, 0) for reason in REFUSALS)
     return Readings(
@@ -74,6 +80,7 @@ def readings(acknowledged: int, life: Lifecycle, snapshot: Snapshot, survey: Sur
         nics=nics(survey),
         differences={kind: len(lines) for kind, lines in survey.confirmed.items()} if survey else {},
         phase=life.phase.value,
+        api=api,
         decisions={reason.name.lower(): snapshot.decided.get(reason.value, 0) for reason in Reason},
         malformed={kind: snapshot.malformed.get(kind, 0) for kind in ("frame", *Malformed)},
         guarded={reason.name.lower(): snapshot.decided.get(reason.value, 0) for reason in guard.REFUSALS},

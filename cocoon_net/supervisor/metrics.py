@@ -49,6 +49,8 @@ class Readings:
     """Reason of the guard -> messages that it refused."""
     troubles: Mapping[str, int] = field(default_factory=dict)
     """``commit``, ``route``: what could not be had, so that nothing was promised; ``send``; ``mute`` of a port."""
+    api: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(action, code) -> calls of the cloud's API by this node's runs; no code is success."""
     times: Mapping[str, Times] = field(default_factory=dict)
     """``offer``, ``ack``, ``commit``, ``netlink``."""
 
@@ -147,6 +149,13 @@ class _Collector:
             for value in sorted(values):
                 family.add_metric([value], values[value])
             yield family
+
+        calls = CounterMetricFamily(
+            "cocoon_net_api_calls", "Calls of the cloud's API by the runs that are kept.", labels=["action", "code"]
+        )
+        for (action, code), count in sorted(now.api.items()):
+            calls.add_metric([action, code or "ok"], count)
+        yield calls
 
     @staticmethod
     def _histograms(now: Readings) -> Iterator[Metric]:

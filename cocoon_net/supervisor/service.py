@@ -197,7 +197,13 @@ class Service:
         try:
             endpoint, _ = metrics.listen(
                 self._options.metrics_address,
-                lambda: board.readings(self._narrator.acknowledged, self._life, server.snapshot(), self._survey),
+                lambda: board.readings(
+                    self._narrator.acknowledged,
+                    self._life,
+                    server.snapshot(),
+                    self._survey,
+                    Journal(self._database).answers(),
+                ),
             )
         except OSError as error:
             logger.warning("no metrics: {} cannot be had: {}", self._options.metrics_address, error.strerror or error)

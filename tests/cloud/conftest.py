@@ -224,6 +224,13 @@ class Node:
             time.sleep(0.01)
         raise AssertionError(f"{step} did not come to rest: {self.look(step)}")
 
+    def calls(self) -> dict[str, int]:
+        """Return how many calls were made since this was last asked, by action."""
+        counts: dict[str, int] = {}
+        for (action, _), count in self.platform.calls().items():
+            counts[action] = counts.get(action, 0) + count
+        return counts
+
     def enis(self) -> list[dict[str, Any]]:
         """Return the cloud's own list of interfaces that are not primary."""
         return [each for each in self.cloud.admin.state()["interfaces"] if each["kind"] != "primary"]

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from cocoon_net.clock import SystemClock
+from cocoon_net.cloud.budget import Budget
 from cocoon_net.cloud.volcengine.credentials import Credentials, CredentialSource
 from cocoon_net.cloud.volcengine.refusals import Said, refusal
 from cocoon_net.engine.model import Call, Later
-from cocoon_net.errors import CloudError, CloudTransient, CocoonError, InvariantError
+from cocoon_net.errors import CloudError, CloudThrottled, CloudTransient, CocoonError, InvariantError, WorldError
 
 VERSION = "2020-04-01"
 """Of both services that we call, vpc and ecs."""
@@ -39,20 +41,22 @@ class Client:
         self,
         source: CredentialSource,
         *,
+        budget: Budget | None = None,
         endpoint: str = "",
         connect_timeout: float = CONNECT_TIMEOUT,
         read_timeout: float = READ_TIMEOUT,
     ) -> None:
         """``endpoint`` is a URL or a host; an ``http://`` one is reached directly, whatever proxy is set."""
         self._source = source
+        self._budget = budget or Budget(SystemClock())
         self._endpoint = endpoint
         self._timeouts = (connect_timeout, read_timeout)
         self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
+        self._counts: Counter[tuple[str, str]] = Counter()
         self._api: Any = None
 
-    def calls(self) -> dict[str, int]:
-        """Return how many requests were sent since this was last asked, by action."""
+    def calls(self) -> dict[tuple[str, str], int]:
+        """Return how many requests ended since this was last asked, by action and code; no code is success."""
         with self._lock:
             counts, self._counts = self._counts, Counter()
         return dict(sorted(counts.items()))
@@ -76,9 +80,11 @@ class Client:
             params = {**params, "ClientToken": client_token(token, params)}
         credentials = self._source.current()
         api = self._connected(credentials)
-        with self._lock:
-            self._counts[action] += 1
+        sent = self._budget.admit()
         outcome = self._send(api, action, dict(params), service, version, credentials)
+        self._budget.answered(sent, throttled=isinstance(outcome, CloudThrottled))
+        with self._lock:
+            self._counts[action, _code(outcome)] += 1
         if isinstance(outcome, CocoonError):
             raise outcome
         return outcome
@@ -188,6 +194,17 @@ class Client:
         from urllib.request import proxy_bypass
 
         return self._endpoint.startswith("http://") or bool(proxy_bypass(self.host))
+
+
+def _code(outcome: dict[str, Any] | CocoonError) -> str:
+    """Return by what an outcome is counted: the API's code, else the kind of error; empty for success."""
+    match outcome:
+        case WorldError() as error:
+            return error.code or type(error).__name__
+        case CocoonError() as error:
+            return type(error).__name__
+        case _:
+            return ""
 
 
 def client_token(token: str, params: Mapping[str, object]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cocoon_net.clock import Clock
+from cocoon_net.cloud.budget import Budget
 from cocoon_net.cloud.volcengine.addresses import Addresses
 from cocoon_net.cloud.volcengine.attachments import Attachments
 from cocoon_net.cloud.volcengine.client import Client
@@ -36,7 +37,8 @@ class Volcengine:
         """Put the parts together; nobody is asked anything before the first use."""
         metadata = Metadata(site.metadata_url)
         source = CredentialSource(environ, metadata, clock, explicit=credentials)
-        return cls(Client(source, endpoint=site.endpoint), metadata)
+        budget = Budget.from_environment(environ, clock)
+        return cls(Client(source, budget=budget, endpoint=site.endpoint), metadata)
 
     def describe(self, spec: Spec) -> Instance:
         """Return the facts of this instance. Raises CloudError, Refused."""
@@ -52,6 +54,6 @@ class Volcengine:
             "addresses": Addresses(self._client),
         }
 
-    def calls(self) -> dict[str, int]:
-        """Return how many API calls were made since this was last asked, by action."""
+    def calls(self) -> dict[tuple[str, str], int]:
+        """Return how many API calls were made since this was last asked, by action and code; no code is success."""
         return self._client.calls()

@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from cocoon_net.errors import CloudError, CloudGone, CloudQuota, CloudTransient, CocoonError, Refused
+from cocoon_net.errors import CloudError, CloudGone, CloudQuota, CloudThrottled, CloudTransient, CocoonError, Refused
 
 _DENIED = frozenset(
     {
@@ -123,7 +123,9 @@ def classify(status: int, code: str) -> type[CocoonError]:
         return Refused
     if code.startswith(("QuotaExceeded", "LimitExceeded")) or code == "InsufficientIpInSubnet":
         return CloudQuota
-    if code in _PASSING or code.endswith("FlowLimitExceeded") or name in ("InvalidStatus", "InUse"):
+    if code.endswith("FlowLimitExceeded"):
+        return CloudThrottled
+    if code in _PASSING or name in ("InvalidStatus", "InUse"):
         # InUse: what still lives in it goes asynchronously, as do the interfaces of a subnet.
         return CloudTransient
     if code in _MISDIRECTED or code == "Forbidden":
@@ -135,7 +137,9 @@ def classify(status: int, code: str) -> type[CocoonError]:
             return Refused
         case 404:
             return CloudGone if code else CloudError
-        case 408 | 429:
+        case 429:
+            return CloudThrottled
+        case 408:
             return CloudTransient
         case _ if status >= 500:
             return CloudTransient

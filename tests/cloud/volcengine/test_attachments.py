@@ -72,13 +72,13 @@ def test_an_attach_that_falls_back_is_asked_for_again(node):
 
 
 def test_a_look_costs_one_call_and_none_without_a_ledger(node):
-    node.platform.calls()
+    node.calls()
     node.look("attach")
     node.look("addresses")
-    assert node.platform.calls() == {"DescribeNetworkInterfaces": 2}
+    assert node.calls() == {"DescribeNetworkInterfaces": 2}
     node.ledger.clear()
     assert node.look("attach") == node.look("addresses") == {}
-    assert node.platform.calls() == {}
+    assert node.calls() == {}
 
 
 def test_an_interface_that_is_gone_is_attached_to_nothing(node):

@@ -20,6 +20,7 @@ from cocoon_net.errors import (
     CloudError,
     CloudGone,
     CloudQuota,
+    CloudThrottled,
     CloudTransient,
     CocoonError,
     InvariantError,
@@ -52,9 +53,9 @@ REFUSALS = [
     ("InvalidVpc.InvalidStatus", 400, CloudTransient, ""),
     ("InvalidSubnet.InUse", 400, CloudTransient, ""),
     ("InvalidOperation.Conflict", 409, CloudTransient, ""),
-    ("FlowLimitExceeded", 429, CloudTransient, ""),
-    ("AccountFlowLimitExceeded", 400, CloudTransient, "other clients"),
-    ("AccountFlowLimitExceeded", 200, CloudTransient, "other clients"),
+    ("FlowLimitExceeded", 429, CloudThrottled, ""),
+    ("AccountFlowLimitExceeded", 400, CloudThrottled, "other clients"),
+    ("AccountFlowLimitExceeded", 200, CloudThrottled, "other clients"),
     ("InternalError", 500, CloudTransient, ""),
     ("InternalServiceError", 502, CloudTransient, ""),
     ("ServiceUnavailableTemp", 503, CloudTransient, ""),
@@ -214,7 +215,7 @@ def test_pages_are_followed_past_a_hundred(script, client_at, answer):
     assert list(client.pages("DescribeVpcs", {"VpcName": "x"}, "Vpcs")) == things
     assert len(script.requests) == 3
     assert {request.query["VpcName"] for request in script.requests} == {"x"}
-    assert client.calls() == {"DescribeVpcs": 3}
+    assert client.calls() == {("DescribeVpcs", ""): 3}
     assert client.calls() == {}
 
 
@@ -261,7 +262,7 @@ def test_eight_threads_share_one_client(script, client_at):
     for thread in threads:
         thread.join()
     assert not failures
-    assert client.calls() == {"DescribeVpcs": 80}
+    assert client.calls() == {("DescribeVpcs", ""): 80}
 
 
 def test_a_client_leaves_its_process_s_logging_and_stderr_alone(script):

@@ -241,6 +241,18 @@ def test_one_that_another_node_took_over_between_look_and_act_keeps_its_addresse
     assert len(machine.enis()[found]["secondaries"]) == 20
 
 
+def test_what_the_cloud_refused_is_counted_by_its_code(machine: Machine) -> None:
+    machine.cloud.admin.set_faults({"fail.CreateSubnet": "FlowLimitExceeded@429,2"})
+    machine.run("init", pool=5)
+    with runs.at(machine.site, "a look", bus=Bus(), say=lambda line: None) as desk:
+        (run,) = desk.journal.runs()
+        assert desk.journal.refusals(run.id) == {("CreateSubnet", "FlowLimitExceeded"): 2}
+        assert desk.journal.calls(run.id)["CreateSubnet"] == 3
+        answers = desk.journal.answers()
+    assert answers["CreateSubnet", ""] == 1
+    assert answers["CreateSubnet", "FlowLimitExceeded"] == 2
+
+
 # The fence itself, as a table
 
 

@@ -231,10 +231,10 @@ def test_no_group_at_all(node):
 
 
 def test_a_look_costs_one_call_and_a_second_where_the_rule_is_ours(node):
-    node.platform.calls()
+    node.calls()
     node.look("ingress")
-    assert node.platform.calls() == {"DescribeSecurityGroupAttributes": 1}
+    assert node.calls() == {"DescribeSecurityGroupAttributes": 1}
     node.reach("ingress", wanted(node))
-    node.platform.calls()
+    node.calls()
     node.look("ingress")
-    assert node.platform.calls() == {"DescribeNetworkInterfaces": 1, "DescribeSecurityGroupAttributes": 1}
+    assert node.calls() == {"DescribeNetworkInterfaces": 1, "DescribeSecurityGroupAttributes": 1}

@@ -37,7 +37,7 @@ def identity(node):
 
 
 def test_the_facts_of_a_fresh_node_take_three_calls(node):
-    node.platform.calls()
+    node.calls()
     facts = node.platform.describe(node.spec)
     state = node.cloud.admin.state()
     (primary,) = [e for e in state["interfaces"] if e["instance_id"] == facts.instance_id]
@@ -48,7 +48,7 @@ def test_the_facts_of_a_fresh_node_take_three_calls(node):
     assert str(facts.primary_address) == "172.20.9.230"
     assert facts.security_groups == tuple(primary["groups"])
     assert (facts.max_interfaces, facts.max_addresses, facts.used_interfaces) == (8, 21, 1)
-    assert node.platform.calls() == {
+    assert node.calls() == {
         "DescribeInstanceTypes": 1,
         "DescribeNetworkInterfaces": 1,
         "DescribeVpcs": 1,

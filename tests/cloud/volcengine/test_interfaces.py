@@ -81,9 +81,9 @@ def test_one_on_its_way_is_waited_for(node):
 
 def test_a_look_costs_two_calls(node):
     node.reach("enis", wanted(node, 3))
-    node.platform.calls()
+    node.calls()
     node.look("enis")
-    assert node.platform.calls() == {"DescribeNetworkInterfaces": 2}
+    assert node.calls() == {"DescribeNetworkInterfaces": 2}
 
 
 def test_things_of_others_are_never_seen(node):

@@ -119,9 +119,9 @@ def test_a_block_outside_the_vpc_is_refused_by_the_api_and_nothing_is_blamed(nod
 def test_it_is_found_behind_a_hundred_others(node_of):
     node = node_of(seed=Seed(other_subnets=150))
     node.reach("subnet", wanted(node))
-    node.platform.calls()
+    node.calls()
     assert list(node.look("subnet")) == ["subnet"]
-    assert node.platform.calls() == {"DescribeSubnets": 2}
+    assert node.calls() == {"DescribeSubnets": 2}
 
 
 def test_a_failing_listing_is_not_an_empty_one(node_of):
