@@ -76,7 +76,7 @@ def test_each_refusal_becomes_our_error_and_is_not_repeated(script, client_at, c
         client_at(script.url).call("DescribeVpcs", {})
     error = caught.value
     assert type(error) is kind
-    assert error.retryable is (kind is CloudTransient)
+    assert error.retryable is issubclass(kind, CloudTransient)
     assert word in error.hint
     assert code in error.message and "DescribeVpcs" in error.message
     if isinstance(error, CloudError):
