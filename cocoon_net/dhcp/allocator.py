@@ -25,6 +25,8 @@ class Allocator:
         self.pool = pool
         self.leases: dict[int, Lease] = {}
         self.offers: dict[int, Lease] = {}
+        self.lease_times: dict[int, int] = {}
+        """The lease time of each offer: an ACK SHOULD NOT conflict with it (RFC 2131 §4.3.2)."""
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
         """How many addresses are in each state; of ``FREE`` see ``free``."""
         self._held: dict[bytes, int] = {}
@@ -185,14 +187,15 @@ class Allocator:
             if self._of_port.get((lease.port, client_id)) == address:
                 del self._of_port[lease.port, client_id]
 
-    def offer(self, lease: Lease) -> None:
-        """Hold an address for a client until ``lease.ends``; it holds at most one."""
+    def offer(self, lease: Lease, seconds: int = 0) -> None:
+        """Hold an address for a client until ``lease.ends``; it holds at most one. ``seconds`` is what was offered."""
         key = lease.mac + lease.client_id
         before = self._offered.get(key)
         if before is not None and before != lease.address:
             self.withdraw(before)
         self.offers[lease.address] = lease
         self._offered[key] = self._offered_mac[lease.mac] = lease.address
+        self.lease_times[lease.address] = seconds
         self._free.pop(lease.address, None)
         self.remind(lease.address, lease.ends)
         self.counts[State.OFFERED] = len(self.offers)
@@ -205,6 +208,7 @@ class Allocator:
         offer = self.offers.pop(address, None)
         if offer is None:
             return
+        del self.lease_times[address]
         del self._offered[offer.mac + offer.client_id]
         if self._offered_mac.get(offer.mac) == address:
             del self._offered_mac[offer.mac]

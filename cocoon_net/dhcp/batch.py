@@ -54,7 +54,7 @@ class Batch:
         """Apply a decision to the table; whether it holds is known after ``settle``."""
         table = self._table
         if decision.offer is not None:
-            table.offer(decision.offer)
+            table.offer(decision.offer, decision.seconds)
         elif decision.withdrawn:
             table.withdraw(decision.withdrawn)
         for lease in decision.changes:

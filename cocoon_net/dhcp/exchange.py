@@ -144,7 +144,7 @@ class Exchange:
                 self.carry_out([conflicting(self._table, address, mac, now)], now)
             again = self._guard.decide(held.packet, held.packet.chaddr, now)
             if again.offer is not None:
-                self._table.offer(again.offer)
+                self._table.offer(again.offer, again.seconds)
                 if not conflicts.hold(again, held.packet, time):
                     self._speak(ports, again, held.packet)
         for held in conflicts.due(time):

@@ -113,7 +113,7 @@ def _confirm(table: Allocator, packet: Packet, client: Client, address: int, now
 def _promise(table: Allocator, packet: Packet, client: Client, address: int, now: int) -> Decision:
     if table.takes(address, client):
         hostname = _hostname(packet.options.get(Code.HOSTNAME))
-        return bind(table, address, client, _seconds(table, packet), now, hostname)
+        return bind(table, address, client, _seconds(table, packet, address), now, hostname)
     pool = table.pool
     if not pool.holds(address):
         return _refuse(table, client, Reason.WRONG_SUBNET, now)
@@ -181,8 +181,10 @@ def _address(packet: Packet, code: Code) -> int:
     return 0 if value is None else int.from_bytes(value)
 
 
-def _seconds(table: Allocator, packet: Packet) -> int:
-    return table.pool.seconds(packet.options.get(Code.LEASE_TIME))
+def _seconds(table: Allocator, packet: Packet, address: int = 0) -> int:
+    """Return the lease time that the client asks for, else what was offered to it with ``address``, else ours."""
+    wished = packet.options.get(Code.LEASE_TIME)
+    return (wished is None and table.lease_times.get(address)) or table.pool.seconds(wished)
 
 
 def _hostname(value: bytes | None) -> str:

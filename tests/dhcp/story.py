@@ -97,6 +97,6 @@ class Story:
         if decision.withdrawn:
             self.table.withdraw(decision.withdrawn)
         if decision.offer is not None:
-            self.table.offer(decision.offer)
+            self.table.offer(decision.offer, decision.seconds)
         for lease in decision.changes:
             self.table.put(lease)

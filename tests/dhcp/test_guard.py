@@ -62,7 +62,7 @@ class Bridge:
         if decision.withdrawn:
             self.table.withdraw(decision.withdrawn)
         if decision.offer is not None:
-            self.table.offer(decision.offer)
+            self.table.offer(decision.offer, decision.seconds)
         for lease in decision.changes:
             self.table.put(lease)
         return decision

@@ -233,6 +233,12 @@ def test_a_lease_time_is_granted_up_to_ours(story: Story, wished: int | None, gr
         assert times == [granted, granted // 2, granted * 7 // 8], "§4.4.5: T1 0.5, T2 0.875"
 
 
+def test_4_3_2_an_ack_does_not_conflict_with_the_offer_before_it(story: Story) -> None:
+    offered = story.say(DISCOVER, options={int(Code.LEASE_TIME): (600).to_bytes(4)})
+    assert story.say(REQUEST, server=SERVER, requested=offered.address).seconds == 600
+    assert story.say(REQUEST, ciaddr=offered.address).seconds == 3600, "a renewal is not bound by it"
+
+
 def test_a_lease_may_be_for_ever(pool: records.Pool) -> None:
     story = Story(pool, Settings(Terms(lease=0xFFFF_FFFF)))
     offer = story.hear(DISCOVER, options={int(Code.LEASE_TIME): b"\xff" * 4})
