@@ -165,7 +165,6 @@ class Allocator:
     def _queue(self, address: int) -> None:
         if address in self.pool.members and address not in self.pool.owners:
             self._free[address] = None
-            self._free.move_to_end(address)
 
     def _name(self, lease: Lease) -> None:
         mac, client_id, address = lease.mac, lease.client_id, lease.address

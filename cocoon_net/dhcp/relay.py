@@ -28,15 +28,13 @@ def link(packet: Packet) -> int:
 
 def server_of(packet: Packet, ours: int) -> int:
     """Return the server identifier that this client knows us by: the relay's word for it, else ours (RFC 5107 §4)."""
-    if not packet.giaddr:
-        return ours
     override = _suboption(packet, SERVER_OVERRIDE)
     return ours if override is None or len(override) != 4 else int.from_bytes(override)
 
 
 def _suboption(packet: Packet, code: int) -> bytes | None:
-    data = packet.options.get(Code.RELAY_AGENT)
-    if data is None or not packet.giaddr:
+    data = packet.options.get(Code.RELAY_AGENT) if packet.giaddr else None
+    if data is None:
         return None
     at = 0
     while at + 2 <= len(data):

@@ -14,7 +14,7 @@ from cocoon_net.dhcp.lease import Client, Lease, State
 from cocoon_net.dhcp.options import Code, MessageType
 from cocoon_net.dhcp.projection import LeaseFile
 from cocoon_net.events import LeaseBound, LeaseRenewed
-from tests.dhcp.story import ALICE, BOB, SERVER, Story
+from tests.dhcp.story import ALICE, BOB, CAROL, SERVER, Story
 
 DUID = bytes.fromhex("ff 00000001 0003 0001 525400000001")
 """RFC 4361 §6.1: type 255, IAID, DUID-LL."""
@@ -61,6 +61,16 @@ def test_who_has_no_identifier_is_known_by_its_mac(story: Story, before: bytes |
     assert held is not None
     assert held.client_id == DUID, "it is written down once known"
     assert story.table.counts[State.BOUND] == 1
+
+
+def test_an_identifier_that_came_later_is_as_good_as_one_from_the_start(story: Story) -> None:
+    mine = story.bind(port="tap1")
+    assert story.bind(client_id=DUID, port="tap2") == mine, "its VM was started again, with a port of another name"
+    other = story.bind(client_id=OTHER, port="tap2")
+    assert other != mine
+    assert story.table.counts[State.BOUND] == 2
+    assert story.bind(BOB, client_id=DUID, port="tap1") != mine, "nobody is known at the old port any more"
+    assert story.bind(CAROL, client_id=DUID, port="tap2") == mine
 
 
 def test_a_client_that_changed_its_network_card_keeps_its_address(story: Story) -> None:

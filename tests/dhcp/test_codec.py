@@ -50,6 +50,31 @@ def test_scapy_reads_what_we_write_and_we_read_what_scapy_writes(xid: int, wishe
     assert (back.xid, back.ciaddr, dict(back.options)) == (xid, wished, dict(ours.options))
 
 
+@settings(max_examples=200, deadline=None)
+@given(sizes=st.lists(st.integers(0, 140), max_size=8), tail=st.integers(0, 40), spare=st.integers(-200, 4))
+def test_options_are_spread_over_the_fields_to_the_last_octet(sizes: list[int], tail: int, spare: int) -> None:
+    pieces = [wire.option(200 + number, bytes(size)) for number, size in enumerate(sizes)]
+    last = wire.option(82, bytes(tail))
+    whole = sum(map(len, pieces)) + len(last) + 1
+    room = max(whole + spare, len(last) + 4)
+    main, file, sname = wire.spread(pieces, last, room)
+    assert len(main) + 1 <= room
+    assert len(file) + 1 <= 128
+    assert len(sname) + 1 <= 64
+    assert main.endswith(last)
+    if room >= whole:
+        assert (main, file, sname) == (b"".join(pieces) + last, b"", b"")
+        return
+    head = wire.overload(wire.reply_head(1, 0, 0, 0, 0, MAC), file, sname)
+    read = decode(head + wire.option(53, b"\x02") + wire.finish(main))
+    assert isinstance(read, Packet)
+    left_out = [piece for number, piece in enumerate(pieces) if 200 + number not in read.options]
+    for piece in left_out:
+        assert len(piece) > room - len(main) - 1 - (0 if 52 in read.options else 3)
+        assert len(piece) > 127 - len(file)
+        assert len(piece) > 63 - len(sname)
+
+
 def test_the_plain_dict_of_the_hot_path_is_the_machines_own_table() -> None:
     assert moves(lease_machine()) == {(state.value, trigger.value): to.value for (state, trigger), to in MOVES.items()}
     assert len(MOVES) == 19

@@ -127,6 +127,26 @@ def test_the_lease_of_somebody_else_ends_when_its_client_renews_and_not_before(s
     assert story.bind(BOB) not in (KEPT, 0)
 
 
+def test_its_client_moves_there_by_asking_anew_too(story: Story) -> None:
+    story.say(MessageType.DISCOVER, BOB, requested=KEPT)
+    story.say(MessageType.REQUEST, BOB, server=SERVER, requested=KEPT)
+    story.reserve(kept())
+    story.bind(ALICE)
+    story.say(MessageType.RELEASE, BOB, ciaddr=KEPT, server=SERVER)
+    assert story.bind(ALICE) == KEPT
+    assert story.table.counts[State.BOUND] == 1
+
+
+def test_it_is_nobody_elses_after_its_lease_has_ended_either(pool_of: Callable[..., records.Pool]) -> None:
+    story = Story(pool_of(1), reservations=[kept(address=FIRST)])
+    story.bind(ALICE)
+    story.wait(3601)
+    story.wait(61)
+    assert story.table.at(FIRST).state is State.FREE
+    assert story.say(MessageType.DISCOVER, BOB).kind is None
+    assert story.table.free == 0
+
+
 def test_an_offer_to_somebody_else_is_given_up(story: Story) -> None:
     story.say(MessageType.DISCOVER, BOB, requested=KEPT)
     story.reserve(kept())

@@ -173,6 +173,13 @@ def test_renewing_an_address_that_went_to_somebody_else_is_refused(pool_of: Call
     assert story.say(REQUEST, ALICE, ciaddr=mine).kind is NAK
 
 
+def test_who_has_a_lease_has_no_offer_any_more(story: Story) -> None:
+    assert story.say(DISCOVER).address == FIRST
+    assert story.say(REQUEST, ciaddr=FIRST + 5).address == FIRST + 5
+    assert story.table.offered(Client(ALICE)) is None
+    assert story.say(DISCOVER, BOB, requested=FIRST).address == FIRST
+
+
 # §4.3.1 DHCPDISCOVER
 
 
