@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from cocoon_net.lab.durability import Arena, until
+from cocoon_net.lab.arena import Arena, until
 from cocoon_net.lab.load import Clients
 
 SHARE = 8

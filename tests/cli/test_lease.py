@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from cocoon_net.cli.main import run
-from cocoon_net.lab.durability import Arena, until
+from cocoon_net.lab.arena import Arena, until
 
 pytestmark = [pytest.mark.root]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cocoon_net.lab.durability import Fault, Row, missing, ordeal, overlapping
+from cocoon_net.lab.arena import Fault, Row
+from cocoon_net.lab.durability import missing, ordeal, overlapping
 from cocoon_net.lab.load import Heard
 
 A, B, X = "02:10:00:00:00:01", "02:10:00:00:00:02", 0xAC140100
