@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -44,6 +45,13 @@ if TYPE_CHECKING:
 
 NOTE = "rebuilt"
 """The name of the note in ``meta``: what was found and done; its leases are ``recalled`` or still to be."""
+
+_MAC = ":".join(["[0-9a-f][0-9a-f]"] * 6)
+_STRANGE = (
+    f"SELECT 1 FROM leases WHERE state NOT IN ({', '.join('?' * len(State))}) "
+    f"OR NOT (mac = '' OR mac GLOB '{_MAC}') LIMIT 1"
+)
+"""Leases that nobody can have written."""
 
 _SHOWN = ("meta", "visits", "operations", "calls", "refused_calls", "run_history")
 """Tables that nobody acts on, but whoever shows a run reads."""
@@ -82,8 +90,12 @@ def require_sound(database: Database) -> None:
     journal.runs()
     journal.ledger()
     book.pool()
-    book.leases()
     book.reservations()
+    with reading("the leases"):  # in SQLite, 60 ms for 60,000: the server will read them all anyway
+        if database.execute(_STRANGE, [state.value for state in State]).fetchone():
+            raise ValueError("its state or its MAC is none")
+        for _ in database.execute("SELECT hostname, port FROM leases"):
+            pass
     for table in _SHOWN:
         with reading(f"the table {table}"):
             for row in database.query(f"SELECT * FROM {table}"):
@@ -200,8 +212,10 @@ def recall(site: Site, database: Database, pool: Pool, now: int) -> list[str]:
     note = json.loads(Journal(database).note(NOTE) or "{}")
     rebuilt = bool(note) and not note.get("recalled")
     told = _keep_time(book, now)
+    rows, lines = _rows(site.lease_file, database, rebuilt)
+    if not rows and not rebuilt:
+        return [*told, *lines]
     table = {lease.address: lease for lease in book.leases()}
-    rows, lines = _rows(site.lease_file, table, now, rebuilt)
     found = dict(missed(table, rows, now, trust=rebuilt))
     if rebuilt:
         found |= _in_use(pool, table | found, now)
@@ -258,24 +272,21 @@ def missed(
         yield address, Lease(address, State.BOUND, row.expires, mac, now)
 
 
-def _rows(path: Path, table: Mapping[int, Lease], now: int, whole: bool) -> tuple[list[LeaseRow], list[str]]:
-    """Read the file; unless ``whole``, only the rows that are not just what the book says."""
+def _rows(path: Path, database: Database, whole: bool) -> tuple[list[LeaseRow], list[str]]:
+    """Read the file; unless ``whole``, only when it names an address that the book has never heard of."""
     try:
         data = path.read_bytes()
+        if not whole and data.startswith(b"[") and data.endswith(b"]\n"):  # the common case: 50 ms for 60,000 leases
+            known = {
+                socket.inet_ntoa(a.to_bytes(4)).encode() for (a,) in database.execute("SELECT address FROM leases")
+            }
+            if known.issuperset(re.findall(rb'"ip":"([0-9.]+)"', data)):
+                return [], []
+        return lease_file.parse(data.decode(), str(path))
     except FileNotFoundError:
         return [], []
     except OSError as error:
         return [], [f"{path} cannot be read: {error.strerror or error}"]
-    if not whole:
-        known = {
-            lease_file.row(one.mac.hex(":"), str(IPv4Address(one.address)), one.ends)
-            for one in table.values()
-            if one.state is State.BOUND
-        }
-        odd = [line for line in data.strip().removeprefix(b"[").removesuffix(b"]").split(b",\n") if line not in known]
-        data = b"[" + b",".join(line for line in odd if line.strip()) + b"]"
-    try:
-        return lease_file.parse(data.decode(), str(path))
     except (SpecError, UnicodeDecodeError) as error:
         return [], [f"{path} is of no use: {error}"]
 
