@@ -114,10 +114,23 @@ def release(mac: str, as_json: bool, **where: str | None) -> None:
 @click.argument("mac", type=Mac())
 @click.argument("address")
 @click.option("--hostname", default="", metavar="NAME", help="What the client is told it is called.")
+@click.option(
+    "--option",
+    "options",
+    metavar="CODE=VALUE",
+    multiple=True,
+    help="What only this client is told: text, 0x and hex, or addresses; repeatable. 'none': nothing of its own.",
+)
 @places
-def reserve(mac: str, address: str, hostname: str, as_json: bool, **where: str | None) -> None:
-    """Keep ADDRESS for one client: nobody else gets it from now on; whoever has it loses it when renewing."""
-    kept = _desk(where, reading=False).reserve(mac, address, hostname)
+def reserve(mac: str, address: str, hostname: str, options: Sequence[str], as_json: bool, **where: str | None) -> None:
+    """Keep ADDRESS for one client: nobody else gets it from now on; whoever has it loses it when renewing.
+
+    Without --option, a client that has a reservation already keeps the options of it.
+    """
+    from cocoon_net.dhcp.settings import assignment
+
+    given = dict(assignment(one) for one in options if one != "none") if options else None
+    kept = _desk(where, reading=False).reserve(mac, address, hostname, given)
     if as_json:
         _print(kept)
     else:

@@ -139,6 +139,17 @@ def option(code: Any, value: Any) -> tuple[int, bytes]:
     return number, data
 
 
+def assignment(text: str) -> tuple[int, bytes]:
+    """Read one option of a command line, ``15=example.org``; addresses have commas between. Raises SpecError."""
+    code, equals, value = text.partition("=")
+    try:
+        if not equals or not code.isdigit():
+            raise ValueError(f"{text!r} is not an option like 15=example.org")
+        return option(code, value.split(",") if int(code) in _ADDRESSES and not value.startswith("0x") else value)
+    except ValueError as error:
+        raise SpecError(f"--option: {error}", hint="code=text, code=0x and hex, or code=address,address") from error
+
+
 def _option(pair: tuple[Any, Any]) -> dict[int, bytes]:
     return dict([option(*pair)])
 

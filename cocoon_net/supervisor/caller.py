@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -47,10 +48,12 @@ class Caller:
         """``GET /v1/reservations``."""
         return list(self._ask("GET", "/v1/reservations")["reservations"])
 
-    def reserve(self, mac: str, address: str, hostname: str) -> Document:
-        """``PUT /v1/reservations/{mac}/{address}``."""
-        more = f"?{urlencode({'hostname': hostname})}" if hostname else ""
-        return self._ask("PUT", f"/v1/reservations/{mac}/{address}{more}")
+    def reserve(self, mac: str, address: str, hostname: str, options: Mapping[int, bytes] | None) -> Document:
+        """``PUT /v1/reservations/{mac}/{address}?hostname=…&options=15:6578…,42:…``, the options in hex."""
+        query = {"hostname": hostname} if hostname else {}
+        if options is not None:
+            query["options"] = ",".join(f"{code}:{value.hex()}" for code, value in options.items())
+        return self._ask("PUT", f"/v1/reservations/{mac}/{address}?{urlencode(query)}".rstrip("?"))
 
     def unreserve(self, mac: str) -> object:
         """``DELETE /v1/reservations/{mac}``."""

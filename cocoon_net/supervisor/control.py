@@ -43,7 +43,7 @@ def routes(desk: Desk, status: Callable[[], dict[str, Any]]) -> Route:
 
     def route(method: str, target: str) -> Answer:
         parts = urlsplit(target)
-        query = dict(parse_qsl(parts.query))
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
         match [unquote(part) for part in parts.path.split("/")]:
             case ["", "v1", "leases", text] if text:
                 # vk-cocoon's contract; reading one client is on a path of its own, so that this one keeps its 405.
@@ -62,8 +62,13 @@ def routes(desk: Desk, status: Callable[[], dict[str, Any]]) -> Route:
             case ["", "v1", "reservations", text] if text:
                 return _of_client(method, text, {"DELETE": lambda mac: _done(desk.unreserve(mac))})
             case ["", "v1", "reservations", text, address] if text and address:
-                hostname = query.get("hostname", "")
-                return _of_client(method, text, {"PUT": lambda mac: document(desk.reserve(mac, address, hostname))})
+                hostname, options = query.get("hostname", ""), query.get("options")
+                try:
+                    given = None if options is None else _options(options)
+                except ValueError:
+                    return refusal(400, f"options={options!r} is not like 15:6578,42:0a000001", "code:hex, with commas")
+                keep = {"PUT": lambda mac: document(desk.reserve(mac, address, hostname, given))}
+                return _of_client(method, text, keep)
             case ["", "v1", "status"]:
                 return _read(method, status)
             case _:
@@ -75,6 +80,13 @@ def routes(desk: Desk, status: Callable[[], dict[str, Any]]) -> Route:
 PATHS = "/v1/leases, /v1/clients/{mac}, /v1/trace/{mac}, /v1/reservations, /v1/status"
 
 _READS = ("GET", "HEAD")
+
+
+def _options(text: str) -> dict[int, bytes]:
+    from cocoon_net.dhcp.settings import option
+
+    pairs = (one.partition(":") for one in text.split(",") if one)
+    return dict(option(code, f"0x{value}") for code, _, value in pairs)
 
 
 def _read(method: str, answer: Callable[[], dict[str, Any]]) -> Answer:

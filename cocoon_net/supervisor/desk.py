@@ -7,7 +7,7 @@ one, under the daemon's lock where it writes. Both answer JSON-ready values: doc
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from ipaddress import AddressValueError, IPv4Address
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,6 +30,7 @@ HISTORY = 50
 """Lines of history with a trace."""
 
 Document = dict[str, Any]
+Options = Mapping[int, bytes]
 
 
 class Desk(Protocol):
@@ -55,8 +56,8 @@ class Desk(Protocol):
         """Return what is kept for whom, by address."""
         ...
 
-    def reserve(self, mac: str, address: str, hostname: str) -> Document:
-        """Keep an address for a MAC. Raises SpecError when that is not possible."""
+    def reserve(self, mac: str, address: str, hostname: str, options: Options | None) -> Document:
+        """Keep an address for a MAC; no options are those that it had. Raises SpecError when that is not possible."""
         ...
 
     def unreserve(self, mac: str) -> object:
@@ -120,8 +121,8 @@ class _Books:
         with self._book() as book:
             return [reservation_row(one) for one in book.reservations()]
 
-    def reserve(self, mac: str, address: str, hostname: str) -> Document:
-        """Keep an address for a MAC, with the options that it had."""
+    def reserve(self, mac: str, address: str, hostname: str, options: Options | None) -> Document:
+        """Keep an address for a MAC; no options are those that it had."""
         try:
             ip = IPv4Address(address)
         except AddressValueError:
@@ -129,7 +130,9 @@ class _Books:
         with self._book() as book:
             key = _key(mac)
             before = next((one for one in book.reservations() if one.mac == key), None)
-            kept = Reservation(key, ip, hostname, before.options if before else {})
+            if options is None:
+                options = before.options if before else {}
+            kept = Reservation(key, ip, hostname, options)
             book.reserve(kept, int(datetime.now(UTC).timestamp()))
         self._changed()
         return reservation_row(kept)
@@ -232,10 +235,10 @@ class ClosedDesk(_Books):
             LeaseFile(self._site.lease_file).load(lease for lease in book.leases() if lease.state is State.BOUND)
         return True
 
-    def reserve(self, mac: str, address: str, hostname: str) -> Document:
+    def reserve(self, mac: str, address: str, hostname: str, options: Options | None) -> Document:
         """Keep an address for a MAC; under the lock, so that no daemon starts meanwhile and misses it."""
         with alone(self._site):
-            return super().reserve(mac, address, hostname)
+            return super().reserve(mac, address, hostname, options)
 
     def unreserve(self, mac: str) -> object:
         """Keep nothing for a MAC any more; under the lock."""

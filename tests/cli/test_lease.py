@@ -75,7 +75,8 @@ def test_what_a_daemon_knows_and_what_its_book_says(arena: Arena, lease: Command
 
 
 def test_a_reservation_is_obeyed_at_once_or_at_the_next_start(arena: Arena, lease: Command) -> None:
-    assert lease("reserve", A, "172.20.1.77", "--hostname", "win11-0") == f"172.20.1.77 is reserved for {A}\n"
+    own = ("--option", "15=db.example.org", "--option", "42=10.0.0.1,10.0.0.2", "--option", "43=0x0104")
+    assert lease("reserve", A, "172.20.1.77", "--hostname", "win11-0", *own) == f"172.20.1.77 is reserved for {A}\n"
     ask(arena, LEASE.format(1))
     assert f"172.20.1.77  {A}  bound" in lease("list")
     assert "is reserved for" in lease("reserve", B, "172.20.1.77", code=78)
@@ -84,6 +85,10 @@ def test_a_reservation_is_obeyed_at_once_or_at_the_next_start(arena: Arena, leas
     assert "is not a MAC" in lease("reserve", "tiger", "172.20.1.78", code=2)
     assert json.loads(lease("reservations", "--json"))["reservations"][0]["hostname"] == "win11-0"
     arena.kill()
+    told = {"15": b"db.example.org".hex(), "42": "0a0000010a000002", "43": "0104"}
+    assert json.loads(lease("reserve", A, "172.20.1.78", "--json"))["options"] == told, "they are its client's"
+    assert json.loads(lease("reserve", A, "172.20.1.77", "--json", "--option", "none"))["options"] == {}
+    assert "is not an option that can be set" in lease("reserve", A, "172.20.1.77", "--option", "53=x", code=78)
     assert lease("unreserve", A) == "172.20.1.77 is no longer reserved\n"
     assert lease("unreserve", A) == f"nothing is reserved for {A}\n"
     lease("reserve", B, "172.20.1.88")

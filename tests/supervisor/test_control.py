@@ -53,11 +53,16 @@ class Table:
     def reservations(self) -> list[dict[str, Any]]:
         return [{"mac": mac, "ip": ip} for mac, ip in self.kept.items()]
 
-    def reserve(self, mac: str, address: str, hostname: str) -> dict[str, Any]:
+    def reserve(self, mac: str, address: str, hostname: str, options: dict[int, bytes] | None) -> dict[str, Any]:
         if address in self.kept.values():
             raise SpecError(f"{address} is reserved for another", hint="give it up")
         self.kept[mac] = address
-        return {"mac": mac, "ip": address, "hostname": hostname}
+        return {
+            "mac": mac,
+            "ip": address,
+            "hostname": hostname,
+            "options": {code: [*value] for code, value in (options or {}).items()},
+        }
 
     def unreserve(self, mac: str) -> object:
         return self.kept.pop(mac, None)
@@ -146,8 +151,11 @@ def test_our_own_paths(control: ControlSocket) -> None:
 
 
 def test_reservations_are_made_read_and_given_up(control: ControlSocket, table: Table) -> None:
-    status, _, body = ask(control.path, "PUT", f"/v1/reservations/{MAC}/10.0.0.9?hostname=win11-0")
-    assert (status, json.loads(body)) == (200, {"mac": MAC, "ip": "10.0.0.9", "hostname": "win11-0"})
+    status, _, body = ask(control.path, "PUT", f"/v1/reservations/{MAC}/10.0.0.9?hostname=win11-0&options=43:0104")
+    told = {"mac": MAC, "ip": "10.0.0.9", "hostname": "win11-0", "options": {"43": [1, 4]}}
+    assert (status, json.loads(body)) == (200, told)
+    for broken in ("43", "43:xx", "53:01", "x:01", "43:"):
+        assert ask(control.path, "PUT", f"/v1/reservations/{MAC}/10.0.0.9?options={broken}")[0] == 400
     assert json.loads(ask(control.path, "GET", "/v1/reservations")[2]) == {
         "reservations": [{"mac": MAC, "ip": "10.0.0.9"}]
     }

@@ -434,6 +434,42 @@ def test_a_rerun_init_is_picked_up_without_a_restart(go: Node) -> None:
 
 
 @pytest.mark.root
+def test_settings_of_dhcp_are_read_at_the_start_and_at_a_reload_or_not_at_all(go: Node) -> None:
+    settings, guest = go.site.state_dir / "dhcp.toml", f"{go.name}g"
+
+    def told() -> str:
+        show = ("busybox", "udhcpc", "-fqn", "-i", "eth0", "-O", "domain", "-s", str(script))
+        return run("ip", "netns", "exec", guest, *show)
+
+    script = go.home / "script"
+    script.write_text('#!/bin/sh\n[ "$1" = bound ] && echo "lease=$lease domain=$domain" || :\n')
+    script.chmod(0o755)
+    settings.write_text('lease-time = "2h"\nspeed = 1\ncooling-time = 5\n')
+    refused = go.start(wait=False)
+    assert refused.wait(10) == os.EX_CONFIG
+    assert "dhcp.toml: speed: not known" in go.log() and "dhcp.toml: cooling-time: 5 is not a time" in go.log()
+
+    settings.write_text('lease-time = "2h"\n')
+    run("ip", "netns", "add", guest)
+    try:
+        go.ip("link", "add", "tap0", "type", "veth", "peer", "name", "eth0", "netns", guest)
+        go.ip("link", "set", "tap0", "master", "cni0", "up")
+        run("ip", "-n", guest, "link", "set", "eth0", "up")
+        process = go.start()
+        assert "lease=7200 domain=\n" in told()
+        settings.write_text('lease-time = "1h"\ndomain = "vms.example.org"\n')
+        process.send_signal(signal.SIGHUP)
+        eventually(lambda: "was read again" in go.log())
+        assert "lease=3600 domain=vms.example.org" in told()
+        settings.write_text('lease-time = "never"\n')
+        process.send_signal(signal.SIGHUP)
+        eventually(lambda: "was not read again" in go.log())
+        assert "lease=3600 domain=vms.example.org" in told(), "it goes on with what it had"
+    finally:
+        run("ip", "netns", "del", guest)
+
+
+@pytest.mark.root
 def test_a_real_client_leases_and_gives_back(go: Node, tmp_path: Path) -> None:
     guest = f"{go.name}g"
     run("ip", "netns", "add", guest)
