@@ -147,20 +147,20 @@ def begin(desk: Desk, workflow: str, spec: Spec) -> Run:
 
 def standing(journal: Journal, workflow: str, spec: Spec) -> Run | None:
     """Return the unfinished run that the same flags go on with; None where they start a new one. Raises SpecError."""
-    unfinished = journal.unfinished()
-    if unfinished is not None and unfinished.workflow == workflow:
-        differences = unfinished.spec.differences(spec)
+    parked = journal.unfinished()
+    if parked is not None and parked.workflow == workflow:
+        differences = parked.spec.differences(spec)
         if not differences:
-            return unfinished
+            return parked
         raise SpecError(
-            [f"{unfinished.id} is not finished (it stands in {unfinished.state!r}) and was asked for:", *differences],
+            [f"{parked.id} is not finished (it stands in {parked.state!r}) and was asked for:", *differences],
             hint="--resume goes on with it as it was asked for; --abandon gives it up and starts with these flags",
         )
-    if unfinished is not None:
+    if parked is not None:
         raise SpecError(
-            f"{unfinished.id} is not finished: it stands in {unfinished.state!r}",
-            hint=f"`cocoon-net run {unfinished.workflow} --resume` finishes it, "
-            f"`cocoon-net run {unfinished.workflow} --abandon` gives it up",
+            f"{parked.id} is not finished: it stands in {parked.state!r}",
+            hint=f"`cocoon-net run {parked.workflow} --resume` finishes it, "
+            f"`cocoon-net run {parked.workflow} --abandon` gives it up",
         )
     _same_node(journal, spec)
     return None
@@ -171,13 +171,13 @@ def begin_teardown(desk: Desk) -> Run:
 
     A teardown gives up an init or adopt that is not finished, and removes what that made.
     """
-    unfinished = desk.journal.unfinished()
-    if unfinished is not None and unfinished.workflow == "teardown":
+    parked = desk.journal.unfinished()
+    if parked is not None and parked.workflow == "teardown":
         return resume(desk, "teardown")
     last = provisioned(desk.journal)
-    if unfinished is not None:
-        desk.say(f"giving up {unfinished.id}, which stopped in {unfinished.state!r}; what it made is removed")
-        abandon(desk, unfinished)
+    if parked is not None:
+        desk.say(f"giving up {parked.id}, which stopped in {parked.state!r}; what it made is removed")
+        abandon(desk, parked, "a teardown was begun")
     return _start(desk, "teardown", last.spec, last.instance)
 
 
@@ -186,22 +186,50 @@ def _start(desk: Desk, workflow: str, spec: Spec, instance: Instance | None) -> 
     return desk.journal.start(plan, spec, instance, version=__version__, by=who(), now=desk.clock.now())
 
 
-def resume(desk: Desk, workflow: str) -> Run:
-    """Return the unfinished run of ``workflow``. Raises SpecError when there is none."""
+def unfinished(desk: Desk, workflow: str = "") -> Run:
+    """Return the unfinished run (of ``workflow``, where it is named). Raises SpecError when there is none."""
     run = desk.journal.unfinished()
-    if run is None or run.workflow != workflow:
+    if run is None or workflow not in ("", run.workflow):
         raise SpecError(
-            f"there is no unfinished {workflow} to resume" + (f"; {run.id} is unfinished" if run else ""),
+            f"there is no unfinished {workflow or 'run'} to go on with" + (f"; {run.id} is unfinished" if run else ""),
             hint="`cocoon-net workflow list` shows the runs of this node",
         )
+    return run
+
+
+def resume(desk: Desk, workflow: str = "") -> Run:
+    """Return the unfinished run, to go on with it, and enter that into the history. Raises SpecError."""
+    run = unfinished(desk, workflow)
+    desk.journal.record(Deed.RESUMED if workflow else Deed.RETRIED, desk.clock.now(), run=run)
     if run.state != PLANNED:
         desk.say(f"resuming {run.id}, which stopped in {run.state!r}")
     return run
 
 
-def abandon(desk: Desk, run: Run) -> None:
+def skip(desk: Desk, step: str, why: str) -> Run:
+    """Move the unfinished run past the step in which it stands, and return it; the ledger keeps the step's rows.
+
+    Raises SpecError for any other step: those before have come to rest, those after may yet.
+    """
+    run = unfinished(desk)
+    if run.state != step:
+        where = "has not begun" if run.state == PLANNED else f"stands in {run.state!r}"
+        raise SpecError(
+            f"{run.id} {where}: {step!r} cannot be skipped, only the state in which a run stands can",
+            hint="`cocoon-net workflow steps` shows them",
+        )
+    now = desk.clock.now()
+    machine = RunMachine(run.plan, run.state, lambda state: desk.journal.moved(run.id, state, now))
+    with desk.journal.transaction():
+        desk.journal.skip(run.id, step, why, who(), now)
+        desk.journal.record(Deed.SKIPPED, now, run=run, step=step, why=why)
+        machine.skip()
+    return desk.journal.run(run.id)
+
+
+def abandon(desk: Desk, run: Run, why: str = "") -> None:
     """Give a run up. What it made stays, in the ledger and in the same lineage, for the next init or a teardown."""
-    machine = RunMachine(run.plan, run.state, lambda state: desk.journal.moved(run.id, state, desk.clock.now()))
+    machine = RunMachine(run.plan, run.state, lambda state: desk.journal.moved(run.id, state, desk.clock.now(), why))
     machine.abandon()
 
 

@@ -109,11 +109,12 @@ class Shelves:
 def reassert(site: Site, database: Database, *, skip_firewall: bool) -> list[str]:
     """Put the node's own side right after a reboot, without the cloud; returns what was changed, a line each.
 
-    Raises WorldError. A node that was never provisioned by us (no ended init or adopt) is left alone.
+    Raises WorldError. A node that was never provisioned by us (no ended init or adopt), or was torn down since with
+    something left over, is left alone.
     """
     journal = Journal(database)
-    run = journal.latest("init", "adopt")
-    if run is None or not journal.lineage():
+    run = journal.latest("init", "adopt", "teardown")
+    if run is None or run.workflow == "teardown" or not journal.lineage():
         return []
     world = World(site, run.spec, database)
     clock = SystemClock()

@@ -20,7 +20,8 @@ LEVELS: dict[str, int] = {
     "dhcp.reservation": 2, "dhcp.settings": 2, "dhcp.relay": 2,
     "cloud": 3, "node": 3, "dhcp": 3,
     "steps": 3,
-    "world": 5, "dhcp.server": 5, "dhcp.projection": 5, "dhcp.probe": 5, "recovery": 5, "runs": 6, "plans": 7,
+    "world": 5, "dhcp.server": 5, "dhcp.projection": 5, "dhcp.probe": 5, "recovery": 5,
+    "runs": 6, "plans": 7, "pending": 7,
     "supervisor": 7, "lab": 7,
     "cli": 8, "__main__": 9,
 }  # fmt: skip
@@ -34,7 +35,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "pyroute2": ("node.netlink", "lab"),
     "volcenginesdkcore": ("cloud.volcengine.client",),
     "scapy": ("dhcp.probe", "lab"),
-    "rich": ("cli.render",),
+    "rich": ("cli.render", "cli.show"),
     "sqlite_utils": (
         "store", "engine.journal", "engine.history", "dhcp.book", "recovery", "runs", "world", "supervisor",
     ),

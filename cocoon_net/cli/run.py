@@ -16,7 +16,7 @@ from cocoon_net.site import Site
 from cocoon_net.spec import DEFAULT_DNS, PLATFORMS, POOL_SIZE_ADOPT, POOL_SIZE_INIT, Spec, parse
 
 if TYPE_CHECKING:
-    from cocoon_net.cli.render import Progress
+    pass
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -100,11 +100,11 @@ def teardown(resume: bool, abandon: bool, dry_run: bool, **places: Any) -> None:
         _look_ahead("teardown", places, resume=resume, abandon=abandon)
         return
     site = site_from(**places)
-    _refuse_daemon(site)
+    refuse_beside_daemon(site)
     progress = Progress()
     with progress, runs.at(site, "teardown", bus=progress.bus, say=progress.say) as desk:
         if abandon:
-            runs.abandon(desk, runs.resume(desk, "teardown"))
+            runs.abandon(desk, runs.unfinished(desk, "teardown"))
             progress.say("the teardown is given up; what it removed stays removed, what it left is in the ledger")
             return
         run = runs.resume(desk, "teardown") if resume else runs.begin_teardown(desk)
@@ -128,14 +128,14 @@ def _provision(workflow: str, flags: dict[str, Any], *, manage_iptables: bool) -
     progress = Progress()
     with progress, runs.at(site, workflow, bus=progress.bus, say=progress.say) as desk:
         if abandon:
-            unfinished = runs.resume(desk, workflow)
+            unfinished = runs.unfinished(desk, workflow)
             runs.abandon(desk, unfinished)
             progress.say(f"{unfinished.id} is given up; what it made is in the ledger for the next run")
         if only_abandon:
             return
         run = runs.resume(desk, workflow) if spec is None else runs.begin(desk, workflow, spec)
         progress.finish(runs.carry(desk, run), desk.journal)
-    _reload(site, progress)
+    tell_daemon(site, progress.say)
 
 
 def _look_ahead(workflow: str, flags: dict[str, Any], *, resume: bool, abandon: bool, **how: Any) -> None:
@@ -147,7 +147,8 @@ def _look_ahead(workflow: str, flags: dict[str, Any], *, resume: bool, abandon: 
     foretell(workflow, flags, **how)
 
 
-def _refuse_daemon(site: Site) -> None:
+def refuse_beside_daemon(site: Site) -> None:
+    """Raise SpecError while a daemon serves this node: a teardown would take its pool away."""
     from cocoon_net.supervisor.presence import daemon_owner
 
     owner = daemon_owner(site)
@@ -155,11 +156,12 @@ def _refuse_daemon(site: Site) -> None:
         raise SpecError(f"a daemon serves this node ({owner})", hint="systemctl stop cocoon-net, then tear down")
 
 
-def _reload(site: Site, progress: Progress) -> None:
+def tell_daemon(site: Site, say: Callable[[str], None]) -> None:
+    """Have the daemon of this node, if there is one, take the pool that a run has just made."""
     from cocoon_net.supervisor.presence import reload_running
 
     if reload_running(site):
-        progress.say("the running daemon was told to take the new pool")
+        say("the running daemon was told to take the new pool")
 
 
 def asked() -> bool:
@@ -214,12 +216,12 @@ def _run_plan(path: Path, site: Site) -> None:
         raise SpecError(f"{path} cannot be read: {error}", hint="`cocoon-net plan --out FILE` makes one") from None
     workflow = str(then["workflow"])
     if workflow == "teardown":
-        _refuse_daemon(site)
+        refuse_beside_daemon(site)
     progress = Progress()
     with progress, runs.at(site, workflow, bus=progress.bus, say=progress.say) as desk:
         progress.finish(runs.carry(desk, plans.begin(desk, then)), desk.journal)
     if workflow != "teardown":
-        _reload(site, progress)
+        tell_daemon(site, progress.say)
 
 
 for _command in (init, adopt, teardown):

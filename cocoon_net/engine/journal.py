@@ -146,10 +146,10 @@ class Journal:
         """Return the newest run of these workflows that is done."""
         return next((run for run in self.runs() if run.workflow in workflows and run.state == DONE), None)
 
-    def moved(self, run: str, state: str, now: datetime) -> None:
-        """Write the machine's new state down; a teardown that is done ends the lineage.
+    def moved(self, run: str, state: str, now: datetime, why: str = "") -> None:
+        """Write the machine's new state down; a teardown that is done and left nothing ends the lineage.
 
-        With the end of a run the history is extended, and pruned by its rule.
+        With the end of a run the history is extended, with the operator's reason, and pruned by its rule.
         """
         with self.transaction():
             self._db.execute(
@@ -158,13 +158,14 @@ class Journal:
             if state == DONE:
                 self._db.execute(
                     "DELETE FROM meta WHERE name = 'lineage' AND EXISTS "
-                    "(SELECT 1 FROM runs WHERE id = ? AND workflow = 'teardown')",
+                    "(SELECT 1 FROM runs WHERE id = ? AND workflow = 'teardown') AND NOT EXISTS (SELECT 1 FROM ledger)",
                     [run],
                 )
             if state in (DONE, ABANDONED):
                 deed = Deed.DONE if state == DONE else Deed.ABANDONED
                 ended = self.run(run)
-                self.record(deed, now, run=ended, by=self.history.by or ended.started_by)
+                told = {"why": why} if why else {}
+                self.record(deed, now, run=ended, by=self.history.by or ended.started_by, **told)
                 self.history.prune(_text(now))
 
     def park(self, run: str, step: str, error: CocoonError, seconds: float, now: datetime) -> None:
@@ -231,6 +232,11 @@ class Journal:
                     ],
                 )
                 ids[token] = int(cursor.lastrowid or 0)
+                self._db.execute(
+                    "UPDATE ledger SET foreseen_by = ? WHERE step = ? AND key = ? AND foreseen_by IN "
+                    "(SELECT id FROM operations WHERE lineage = ? AND token = ?)",
+                    [ids[token], change.step, change.key, run.lineage, token],
+                )
                 self._foresee(change, ids[token], now, permanent)
                 self._db.execute(
                     "UPDATE visits SET changes = changes + 1, waiting = '' WHERE run = ? AND step = ?",
@@ -331,6 +337,50 @@ class Journal:
         )
         self._spent(run, step, seconds)
         self._count(run, step, calls)
+
+    def skip(self, run: str, step: str, why: str, by: str, now: datetime) -> None:
+        """Note in the visit of a step that the operator went past it; the ledger keeps what is known of it."""
+        self.enter(run, step, now)
+        skipped = json.dumps({"by": by, "why": why, "at": _text(now)})
+        self._db.execute(
+            "UPDATE visits SET skipped = ?, next_look_at = '' WHERE run = ? AND step = ?", [skipped, run, step]
+        )
+
+    # Operations of which nobody knows what became
+
+    def unknown(self) -> list[dict[str, Any]]:
+        """Return the operations whose outcome is not known, those of the newest run first."""
+        return list(
+            self._db.query(
+                "SELECT operations.*, workflow, state FROM operations JOIN runs ON runs.id = operations.run "
+                "WHERE outcome IN ('pending', 'unknown') ORDER BY runs.rowid DESC, operations.id"
+            )
+        )
+
+    def forget(self, operation: Mapping[str, Any]) -> bool:
+        """Conclude an operation as forgotten; drops the row that was foreseen by it, and says whether there was one."""
+        cursor = self._db.execute(
+            "DELETE FROM ledger WHERE step = ? AND key = ? AND foreseen_by = ?",
+            [operation["step"], operation["key"], operation["id"]],
+        )
+        self._db.execute("UPDATE operations SET outcome = 'forgotten' WHERE id = ?", [operation["id"]])
+        return cursor.rowcount > 0
+
+    def wish_anew(self, operation: Mapping[str, Any]) -> None:
+        """Conclude an operation as retried: its wish counts as come to rest, so that the next one has a new token."""
+        self._db.execute(
+            "UPDATE operations SET settled = 1 WHERE lineage = ? AND step = ? AND key = ? AND token = ?",
+            [operation["lineage"], operation["step"], operation["key"], operation["token"]],
+        )
+        self._db.execute("UPDATE operations SET outcome = 'retried' WHERE id = ?", [operation["id"]])
+
+    def adopt(self, operation: Mapping[str, Any], record: Record, now: datetime) -> None:
+        """Conclude an operation as adopted: the ledger names ``record`` as what it made."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO ledger (step, key, origin, record, updated_at) VALUES (?, ?, ?, ?, ?)",
+            [operation["step"], operation["key"], Origin.CREATED.value, _json(record), _text(now)],
+        )
+        self._db.execute("UPDATE operations SET outcome = 'adopted' WHERE id = ?", [operation["id"]])
 
     @reading("the journal")
     def incarnation(self, lineage: str, step: str, key: str) -> int:

@@ -3,7 +3,10 @@
 ::
 
     planned ──advance──▶ subnet ──advance──▶ ... ──advance──▶ dhcp ──advance──▶ done
+       │                   ├──────skip────▶        ├───────────┴───────skip─────▶
        └───────────────────┴─── abandon ──▶ abandoned
+
+``advance`` is the runner's, after a step came to rest. ``skip`` is the operator's: past a step that did not.
 
 Failing is an annotation of the run (its reason), not a place: resuming is a machine whose initial state is the one in
 the run's row. The only callback persists.
@@ -24,14 +27,16 @@ def table(plan: Plan) -> list[dict[str, Any]]:
     """Return every legal move of a run of ``plan`` as ``transitions`` wants them."""
     path = [PLANNED, *(stage.name for stage in plan.stages), DONE]
     moves = [{"trigger": "advance", "source": here, "dest": there} for here, there in pairwise(path)]
-    return [*moves, {"trigger": "abandon", "source": path[:-1], "dest": ABANDONED}]
+    skips = [{"trigger": "skip", "source": here, "dest": there} for here, there in pairwise(path) if here != PLANNED]
+    return [*moves, *skips, {"trigger": "abandon", "source": path[:-1], "dest": ABANDONED}]
 
 
 class RunMachine:
-    """The place of one run; ``advance`` and ``abandon`` move it and call ``persist`` with the new state."""
+    """The place of one run; ``advance``, ``skip`` and ``abandon`` move it and call ``persist`` with the new state."""
 
     state: str
     advance: Callable[[], bool]
+    skip: Callable[[], bool]
     abandon: Callable[[], bool]
 
     def __init__(self, plan: Plan, state: str, persist: Callable[[str], None]) -> None:

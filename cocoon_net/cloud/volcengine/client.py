@@ -21,7 +21,7 @@ from cocoon_net.cloud.budget import Budget
 from cocoon_net.cloud.volcengine.credentials import Credentials, CredentialSource
 from cocoon_net.cloud.volcengine.refusals import Said, refusal
 from cocoon_net.engine.model import Call, Later
-from cocoon_net.errors import CloudError, CloudThrottled, CloudTransient, CocoonError, InvariantError, WorldError
+from cocoon_net.errors import CloudError, CloudThrottled, CloudTransient, CocoonError, Unsupported, WorldError
 
 VERSION = "2020-04-01"
 """Of both services that we call, vpc and ecs."""
@@ -90,9 +90,17 @@ class Client:
         return outcome
 
     def perform(self, call: Call, *, token: str = "") -> dict[str, Any]:
-        """Call what was foretold, once; raises as ``call`` does, InvariantError where a part is not known yet."""
+        """Call what was foretold, once; raises as ``call`` does, Unsupported where a part is not known (yet).
+
+        That is so after an operator skipped the step that would have made it.
+        """
         if missing := [f"{name} {value}" for name, value in call.params.items() if isinstance(value, Later)]:
-            raise InvariantError(f"{call.action} is to be called before it is known: {', '.join(missing)}")
+            raise Unsupported(
+                f"{call.action} cannot be called: {', '.join(missing)} is not known, since the step that makes it "
+                "has not come to rest",
+                hint="`cocoon-net workflow steps` shows which was skipped; `cocoon-net workflow abandon` and the same "
+                "command anew do every step, `cocoon-net workflow skip` leaves this one out, too",
+            )
         return self.call(call.action, call.params, token=token)
 
     def pages(
