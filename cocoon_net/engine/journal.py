@@ -357,6 +357,24 @@ class Journal:
             )
         )
 
+    def unsettled(self, run: Run, step: str) -> list[tuple[str, Verb, Record | None, datetime]]:
+        """Return what other runs began in a step and never saw at rest: key, verb, want, when."""
+        rows = self._db.query(
+            "SELECT run, key, verb, want, intended_at, max(id) FROM operations "
+            "WHERE step = ? AND settled = 0 AND lineage = ? AND outcome <> 'failed' GROUP BY key",
+            [step, run.lineage],
+        )
+        return [
+            (
+                row["key"],
+                Verb(row["verb"]),
+                decode(json.loads(row["want"])) if row["want"] else None,
+                datetime.fromisoformat(row["intended_at"]),
+            )
+            for row in rows
+            if row["run"] != run.id
+        ]
+
     def forget(self, operation: Mapping[str, Any]) -> bool:
         """Conclude an operation as forgotten; drops the row that was foreseen by it, and says whether there was one."""
         cursor = self._db.execute(

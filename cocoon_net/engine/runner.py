@@ -20,7 +20,7 @@ from cocoon_net.clock import Clock
 from cocoon_net.engine.forecast import Outlook, Planned
 from cocoon_net.engine.journal import Journal, Run
 from cocoon_net.engine.machine import PLANNED, RunMachine
-from cocoon_net.engine.model import Busy, Change, Context, Inventory, Origin, Row, Seen, Step, Wanted
+from cocoon_net.engine.model import Busy, Change, Context, Inventory, Origin, Row, Seen, Step, Verb, Wanted
 from cocoon_net.engine.plan import Difference, diff, foreseen, kept, spared, token
 from cocoon_net.engine.workflow import Plan, Stage, Wish
 from cocoon_net.errors import CloudThrottled, CocoonError, InvariantError, NotSettled, StoreError, WorldError
@@ -185,9 +185,11 @@ class Runner:
             try:
                 cx = self._context(run)
                 look = self._look(stage, cx)
-                if look.difference.settled:
+                late = self._late(run, look)
+                if look.difference.settled and not late:
                     return look, made
                 due, unseen, why = self._due(run, look.difference, answered)
+                why = why or late
                 if due:
                     self._heed(run, stage, "")
                     done, passing = self._apply(run, cx, due)
@@ -228,6 +230,25 @@ class Runner:
         if self._stop.asked:
             waited = f", which waits for {why}" if why else ""
             raise NotSettled(f"stopped by {self._stop.asked} in {stage.name!r}{waited}", hint=_go_on(run))
+
+    def _late(self, run: Run, look: Look) -> str:
+        """Say what must still be waited for although all looks as wanted; empty when nothing must.
+
+        The cloud's listings lag: an init that was killed or given up a moment ago may have made what a teardown does
+        not see yet, and a teardown have removed what an init still sees.
+        """
+        late: list[str] = []
+        for key, verb, want, at in self._journal.unsettled(run, look.stage.name):
+            match verb:
+                case Verb.DELETE:
+                    shown = look.stage.wish is Wish.NOTHING or key not in look.seen
+                case Verb.UPDATE:
+                    shown = look.stage.wish is not Wish.NOTHING or look.seen.get(key) == want
+                case Verb.CREATE:
+                    shown = look.stage.wish is not Wish.NOTHING or key in look.seen
+            if not shown and (self._clock.now() - at).total_seconds() < PATIENCE:
+                late.append(f"{key} to show the {verb} of an earlier run")
+        return ", ".join(late)
 
     def _due(
         self, run: Run, found: Difference, answered: Mapping[str, float]
