@@ -76,10 +76,10 @@ def rename_table(path: Path) -> None:
     path.write_bytes(content.replace(b"CREATE TABLE ledger (", b"CREATE TABLE lodger ("))
 
 
-def flip_in_page(path: Path) -> None:
-    """Give the root page of the leases a type that no page has."""
+def flip_in_page(path: Path, name: str = "leases") -> None:
+    """Give the root page of a table or an index a type that no page has."""
     with sqlite3.connect(path) as connection:
-        (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'leases'").fetchone()
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", [name]).fetchone()
         (size,) = connection.execute("PRAGMA page_size").fetchone()
     connection.close()
     write(path, (page - 1) * size, b"\x77")
@@ -140,6 +140,19 @@ def test_who_only_reads_moves_nothing_and_says_what_mends_it(site: Site, damage:
     assert raised.value.exit_code == 74
     assert "cocoon-net daemon" in raised.value.hint and "docs/operations.md" in raised.value.hint
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_what_no_reader_would_stumble_over_is_found_before_anybody_writes(site: Site) -> None:
+    for damage in (
+        lambda: flip_in_page(site.database, "operations_of_run"),
+        lambda: run_sql(site.database, "DROP TRIGGER run_history_is_kept"),
+    ):
+        damage()
+        said: list[str] = []
+        open_sound(site, site.daemon_lock, said.append, "me").close()
+        assert "rebuilt from: the backup" in " ".join(said), said
+        for path in site.state_dir.glob("*.damaged-*"):
+            path.unlink()
 
 
 def test_a_backup_that_is_damaged_too_is_not_put_in_place(site: Site) -> None:
