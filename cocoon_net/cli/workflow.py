@@ -135,6 +135,22 @@ def history(run: str | None, as_json: bool, state_dir: str | None) -> None:
         print_history(entries)
 
 
+@workflow.command()
+@click.argument("run")
+@state_option
+def export(run: str, state_dir: str | None) -> None:
+    """Print all that is known of RUN as one JSON document, without secrets, to be handed to somebody else."""
+    import os
+
+    from cocoon_net.export import export as all_of
+    from cocoon_net.export import secrets_of
+
+    with _reading(site_from(state_dir=state_dir)) as journal:
+        chosen = _chosen(journal, run)
+        secrets = secrets_of(os.environ, chosen.spec.credentials_file)
+        click.echo(json.dumps(all_of(chosen, journal, secrets), indent=2))
+
+
 # What acts, under the lock
 
 
