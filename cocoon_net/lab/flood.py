@@ -65,7 +65,7 @@ def neighbour() -> None:
     import select
 
     waits: list[float] = []
-    clients = [Clients(1, first=(1 << 24) + number) for number in range(SHARE)]
+    clients = [Clients(1, first=(1 << 23) + number) for number in range(SHARE)]
     turn = 0
     while not select.select([sys.stdin], [], [], 0.06)[0]:
         report = clients[turn % SHARE].run(1, patience=5.0)

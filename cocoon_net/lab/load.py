@@ -31,6 +31,8 @@ _RECEIVE_BUFFER = 33  # SO_RCVBUFFORCE
 _HEADERS = 42
 _RETRY = 0.5
 _PATIENCE = 120.0
+_CLIENT = 0xFFFFFF
+"""The part of a transaction's number that names the client; the rest counts its exchanges."""
 _RENEWING = 8
 
 
@@ -63,7 +65,8 @@ class Report(NamedTuple):
 class Clients:
     """``count`` clients on ``link``; their addresses survive between rounds.
 
-    ``seconds`` is the lease time that they ask for, ``heard`` is called with each ACK that they see.
+    ``seconds`` is the lease time that they ask for, ``heard`` is called with each ACK that they see. ``first`` keeps
+    the clients of several apart; below 2**24.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Clients:
         self.addresses = [0] * count
         self._server = server.to_bytes(4)
         self._first = first
+        self._round = 0
         self._wish = {int(Code.LEASE_TIME): seconds.to_bytes(4)} if seconds else {}
         self._heard = heard
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
@@ -93,6 +97,7 @@ class Clients:
     def run(self, window: int, patience: float = _PATIENCE, retry: float = _RETRY) -> Report:
         """Run one exchange for each client, ``window`` of them at once: DISCOVER to ACK, or a REBINDING to its ACK."""
         count, sock = len(self.addresses), self._socket
+        self._round = self._round + 1 & 0xFF
         begun = [0.0] * count
         times: list[float] = []
         next_one = again = 0
@@ -117,8 +122,9 @@ class Clients:
             payload = frame[_HEADERS:]
             if len(payload) < wire.MINIMUM_SIZE or payload[0] != wire.REPLY:  # the bridge's own IGMP, say
                 continue
-            index = int.from_bytes(payload[4:8]) - 1 - self._first
-            if index not in under_way:
+            xid = int.from_bytes(payload[4:8])
+            index = (xid & _CLIENT) - 1 - self._first
+            if xid >> 24 != self._round or index not in under_way:  # another's, or the second answer of an old exchange
                 continue
             match payload[242]:
                 case MessageType.OFFER:
@@ -180,7 +186,7 @@ class Clients:
         mac = self.mac(index)
         options = {int(Code.MESSAGE_TYPE): bytes((kind,)), int(Code.CLIENT_ID): b"\x01" + mac, **self._wish}
         options |= {**more, int(Code.PARAMETER_LIST): PARAMETERS}
-        packet = wire.Packet(wire.REQUEST, self._first + index + 1, mac, options, ciaddr=ciaddr)
+        packet = wire.Packet(wire.REQUEST, self._round << 24 | self._first + index + 1, mac, options, ciaddr=ciaddr)
         return broadcast(mac, wire.encode(packet), ciaddr)
 
 
