@@ -20,7 +20,7 @@ from cocoon_net.engine.journal import Journal, Run
 from cocoon_net.engine.machine import PLANNED, RunMachine
 from cocoon_net.engine.runner import FIRST_PAUSE, GROWTH, LONGEST_PAUSE, Runner
 from cocoon_net.engine.workflow import load
-from cocoon_net.errors import CocoonError, Refused, SpecError, WorkflowError, WorldError
+from cocoon_net.errors import CloudThrottled, CocoonError, Refused, SpecError, WorkflowError, WorldError
 from cocoon_net.events import Bus, StepSettled
 from cocoon_net.locks import Holder, locked
 from cocoon_net.records import Instance
@@ -35,6 +35,9 @@ from cocoon_net.world import World
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
+
+PATIENCE_WHEN_THROTTLED = 600.0
+"""Seconds for which it is asked while it only says that it is asked too often: a whole fleet may begin at once."""
 
 PATIENCE_OF_FACTS = 60.0
 """Seconds for which a troubled cloud is asked again for the facts that a run begins with."""
@@ -246,13 +249,14 @@ def provisioned(journal: Journal) -> Run:
 
 def describe(desk: Desk, spec: Spec) -> Instance:
     """Ask for the facts of this instance, again for a while when the cloud is in trouble. Raises WorldError."""
-    deadline = desk.clock.monotonic() + PATIENCE_OF_FACTS
+    began = desk.clock.monotonic()
     pause = FIRST_PAUSE
     while True:
         try:
             return desk.world(spec).describe()
         except WorldError as error:
-            if not error.retryable or desk.clock.monotonic() + pause > deadline:
+            patience = PATIENCE_WHEN_THROTTLED if isinstance(error, CloudThrottled) else PATIENCE_OF_FACTS
+            if not error.retryable or desk.clock.monotonic() + pause > began + patience:
                 raise
             desk.say(f"asking again: {error.message}")
         desk.clock.sleep(pause * random.uniform(0.5, 1.0))

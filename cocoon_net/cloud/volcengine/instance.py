@@ -26,7 +26,7 @@ class Limits:
 
 
 def describe(client: Client, identity: Identity, spec: Spec) -> Instance:
-    """Return the facts: DescribeNetworkInterfaces, DescribeVpcs, DescribeInstanceTypes.
+    """Return the facts: DescribeNetworkInterfaces, DescribeInstanceTypes; DescribeVpcs where metadata is silent.
 
     Raises CloudError when the API does not know the instance that metadata speaks of, Refused without permission.
     """
@@ -48,7 +48,7 @@ def describe(client: Client, identity: Identity, spec: Spec) -> Instance:
         region=identity.region,
         zone=identity.zone,
         vpc_id=identity.vpc_id,
-        vpc_cidr=_vpc_cidr(client, identity.vpc_id),
+        vpc_cidr=_told(identity.vpc_cidr) or _vpc_cidr(client, identity.vpc_id),
         primary_mac=primary.mac or identity.mac,
         primary_address=primary.primary,
         primary_interface_id=primary.id,
@@ -57,6 +57,14 @@ def describe(client: Client, identity: Identity, spec: Spec) -> Instance:
         max_addresses=limits.addresses,
         used_interfaces=sum(not is_member(each, spec) for each in attached),
     )
+
+
+def _told(text: str) -> IPv4Network | None:
+    """Read the VPC's block as metadata tells it; None where it does not, or tells nonsense."""
+    try:
+        return IPv4Network(text) if text else None
+    except ValueError:
+        return None
 
 
 def _vpc_cidr(client: Client, vpc_id: str) -> IPv4Network:

@@ -37,6 +37,7 @@ _PATHS: Mapping[str, tuple[str, ...]] = {
         "/latest/meta-data/instance/instance-type",
     ),
     "vpc_id": ("/latest/vpc_id", "/volcstack/latest/vpc_id", "/latest/meta-data/vpc-id"),
+    "vpc_cidr": ("/latest/vpc_cidr_block", "/volcstack/latest/vpc_cidr_block"),
     "zone": (
         "/latest/availability_zone",
         "/volcstack/latest/availability_zone",
@@ -49,6 +50,7 @@ _SHAPES = {
     "instance_id": re.compile(r"i-[A-Za-z0-9-]{2,64}"),
     "instance_type": re.compile(r"[a-z0-9]+(\.[a-zA-Z0-9-]+)+"),
     "vpc_id": re.compile(r"vpc-[A-Za-z0-9-]{2,64}"),
+    "vpc_cidr": re.compile(r"(\d{1,3}\.){3}\d{1,3}/\d{1,2}"),
     "zone": re.compile(r"[a-z]+(-[a-z0-9]+)+-[a-z]"),
     "region": re.compile(r"[a-z]+(-[a-z0-9]+)+"),
     "mac": re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}"),
@@ -66,6 +68,8 @@ class Identity:
     region: str
     mac: str
     """Of the primary interface; lower case, colons."""
+    vpc_cidr: str = ""
+    """Empty where metadata does not say it: not every image's tree has it."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -110,6 +114,7 @@ class Metadata:
             zone=self._fact("zone", deadline),
             region=self._region(deadline),
             mac=self._fact("mac", deadline, needed=False),
+            vpc_cidr=self._fact("vpc_cidr", deadline, needed=False),
         )
 
     def role_keys(self, role: str = "") -> RoleKeys:

@@ -23,10 +23,12 @@ class Subnets:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._made = ""
+        """The id of the subnet that this process made, before the ledger knows it."""
 
     def observe(self, cx: Context) -> Seen:
-        """Look (DescribeSubnets, paged; there is no filter by CIDR)."""
-        for thing in self._listed(cx):
+        """Look (DescribeSubnets): by its id where we know it; else through all, since there is no filter by CIDR."""
+        for thing in self._known(cx) or self._listed(cx):
             if _cidr(thing) == cx.spec.subnet:
                 if thing.get("Status") != "Available":
                     return {KEY: Busy(f"the subnet {cx.spec.subnet}, which is {thing.get('Status')}")}
@@ -73,7 +75,8 @@ class Subnets:
         except CloudError as error:
             self._explain_overlap(want, cx, error)
             raise
-        return {"id": _id(result), "request_id": str(result.get("RequestId", ""))}
+        self._made = _id(result)
+        return {"id": self._made, "request_id": str(result.get("RequestId", ""))}
 
     def _explain_overlap(self, want: Subnet, cx: Context, error: CloudError) -> None:
         """Raise Unsupported if another subnet is in the way: how the API says so is not documented."""
@@ -119,6 +122,18 @@ class Subnets:
                 code=error.code,
                 request_id=error.request_id,
             )
+
+    def _known(self, cx: Context) -> list[dict[str, Any]]:
+        """Return the subnet of the id that we know, if it is there and as wanted: no other can have its block."""
+        known = self._made or id_of(cx)
+        if not known or isinstance(known, Later):
+            return []
+        try:
+            things = list(self._client.pages("DescribeSubnets", {"SubnetIds": [known]}, "Subnets"))
+        except CloudGone:
+            return []
+        vpc = instance_of(cx).vpc_id
+        return [thing for thing in things if thing.get("VpcId", vpc) == vpc and _cidr(thing) == cx.spec.subnet]
 
     def _listed(self, cx: Context) -> list[dict[str, Any]]:
         vpc = instance_of(cx).vpc_id

@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from email.utils import formatdate
 from http import HTTPStatus
 from io import BufferedReader
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -160,7 +161,7 @@ def _render(reply: Reply, keep: bool) -> bytes:
     head = (
         f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}\r\n"
         f"Content-Type: {reply.content_type}\r\nContent-Length: {len(reply.body)}\r\n"
-        f"Connection: {'keep-alive' if keep else 'close'}\r\n\r\n"
+        f"Date: {formatdate(usegmt=True)}\r\nConnection: {'keep-alive' if keep else 'close'}\r\n\r\n"
     )
     return head.encode("latin-1") + reply.body
 

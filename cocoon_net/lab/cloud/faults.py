@@ -55,6 +55,8 @@ class Faults:
     """Part of the calls (0..1) that fail in some way; the ambiguous ways happen after the effect half the time."""
     throttle: float = 0.0
     """Calls per second and action beyond which FlowLimitExceeded is answered; 0: no limit."""
+    throttle_all: float = 0.0
+    """Calls per second of the whole account beyond which AccountFlowLimitExceeded is answered; 0: no limit."""
     lose_reply: float = 0.0
     """Part of the calls (0..1) whose reply is lost after the effect."""
     lose: tuple[Loss, ...] = ()
@@ -252,6 +254,7 @@ _PARSERS: dict[str, Callable[[str], object]] = {
     "describe_lag": _count,
     "error_rate": _part,
     "throttle": _number,
+    "throttle_all": _number,
     "lose_reply": _part,
     "lose": _losses,
     "lose_hang": _seconds,

@@ -215,16 +215,19 @@ class Gateway:
         return self._random.choice(MISHAPS) if rate and self._random.random() < rate else None
 
     def _throttle(self, call: Call) -> None:
-        """Let through ``throttle`` calls a second of each action, with as many at once."""
-        rate = self.world.faults.throttle
-        if not rate:
-            return
-        now, most = self.clock.monotonic(), max(1.0, rate)
-        tokens, since = self._buckets.get(call.action, (most, now))
-        tokens = min(most, tokens + (now - since) * rate)
-        self._buckets[call.action] = (tokens - 1 if tokens >= 1 else tokens, now)
-        if tokens < 1:
+        """Let through ``throttle`` calls a second of each action and ``throttle_all`` in all, with as many at once."""
+        faults = self.world.faults
+        if faults.throttle_all and not self._spend("*", faults.throttle_all):
+            raise gateway_error("AccountFlowLimitExceeded", 429)
+        if faults.throttle and not self._spend(call.action, faults.throttle):
             raise gateway_error("FlowLimitExceeded")
+
+    def _spend(self, name: str, rate: float) -> bool:
+        now, most = self.clock.monotonic(), max(1.0, rate)
+        tokens, since = self._buckets.get(name, (most, now))
+        tokens = min(most, tokens + (now - since) * rate)
+        self._buckets[name] = (tokens - 1 if tokens >= 1 else tokens, now)
+        return tokens >= 1
 
     def _refuse(self, call: Call) -> None:
         refusal, self.world.faults = self.world.faults.failure_of(call.action)

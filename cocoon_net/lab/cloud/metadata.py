@@ -2,7 +2,8 @@
 
 Three trees are in use by clients, and each can be switched off: ``/latest`` with underscores (documented),
 ``/volcstack/latest`` (the provider's CNI plugin), and ``/latest/meta-data`` with hyphens (EC2-like, undocumented).
-An instance is known by the address that it asks from.
+An instance is known by the address that it asks from. On loopback, where all have the same, ``/as/<node>`` before the
+path says who asks.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from dataclasses import replace
 from datetime import timedelta
 from http import HTTPStatus
 
@@ -39,7 +41,9 @@ class Metadata:
         self._gateway.settle()
         with self._gateway.lock:
             world = self._gateway.world
-            instance = world.instances.get(instance_at(world, request.source) or self._default)
+            node, request = _named(request)
+            named = next((row.id for row in world.instances.all() if row.node == node), "")
+            instance = world.instances.get(named or instance_at(world, request.source) or self._default)
             if instance is None:
                 return _plain(HTTPStatus.NOT_FOUND, f"no instance has the address {request.source}")
             if request.method == "PUT" and request.path == "/latest/api/token":
@@ -124,6 +128,15 @@ class Metadata:
     def _token_is_good(self, request: Request) -> bool:
         until = self._tokens.get(request.headers.get("x-volc-ecs-metadata-token", ""))
         return until is not None and self._gateway.clock.monotonic() < until
+
+
+def _named(request: Request) -> tuple[str, Request]:
+    """Return the node that a path names (``/as/node7/latest/...``), and the request without it."""
+    match request.path.split("/", 3):
+        case ["", "as", node, rest]:
+            return node, replace(request, path=f"/{rest}")
+        case _:
+            return "", request
 
 
 def _underscore(world: World, instance: Instance, interfaces: list[Interface]) -> Tree:

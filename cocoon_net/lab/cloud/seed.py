@@ -68,7 +68,9 @@ def build(seed: Seed, now: datetime) -> World:
     world.types.put(InstanceType(seed.instance_type, seed.interfaces_per_instance, seed.addresses_per_interface))
     subnet = Subnet(new_id("subnet"), vpc.id, seed.zone, seed.host_subnet, "lab-hosts", now, now)
     world.subnets.put(subnet)
-    machines = {f"node{number + 1}": seed.first_node + number for number in range(seed.nodes)} | {"host": seed.host}
+    addresses = (each for n in range(seed.nodes + 1) if (each := seed.first_node + n) != seed.host)
+    machines = {f"node{n + 1}": address for n, address in zip(range(seed.nodes), addresses, strict=False)}
+    machines["host"] = seed.host
     for node, primary in machines.items():
         instance = Instance(new_id("i"), node, vpc.id, seed.zone, seed.instance_type, now, role=ROLE)
         world.instances.put(instance)

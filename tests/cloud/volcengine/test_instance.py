@@ -36,7 +36,7 @@ def identity(node):
     return Metadata(node.cloud.metadata_url).identity()
 
 
-def test_the_facts_of_a_fresh_node_take_three_calls(node):
+def test_the_facts_of_a_fresh_node_take_two_calls_and_a_third_where_metadata_tells_less(node):
     node.calls()
     facts = node.platform.describe(node.spec)
     state = node.cloud.admin.state()
@@ -51,8 +51,16 @@ def test_the_facts_of_a_fresh_node_take_three_calls(node):
     assert node.calls() == {
         "DescribeInstanceTypes": 1,
         "DescribeNetworkInterfaces": 1,
-        "DescribeVpcs": 1,
     }
+    node.cloud.admin.set_faults({"metadata-trees": "hyphen"})
+    assert node.platform.describe(node.spec).vpc_cidr == facts.vpc_cidr
+    assert node.calls()["DescribeVpcs"] == 1
+
+
+@pytest.mark.parametrize("told", ["", "10.0.0.0/33", "999.0.0.0/8", "10.0.0.1/8"])
+def test_a_block_that_metadata_does_not_tell_is_asked_of_the_api(node, told):
+    facts = describe(client(node), replace(identity(node), vpc_cidr=told), node.spec)
+    assert str(facts.vpc_cidr) == "172.20.0.0/16"
 
 
 def test_the_default_group_lists_first_and_is_not_taken(node):
@@ -110,7 +118,7 @@ def test_an_instance_that_the_api_does_not_know_is_told_with_its_region(node):
 
 def test_a_vpc_that_the_api_does_not_know(node):
     with pytest.raises(CloudError, match="does not know the VPC vpc-nowhere"):
-        describe(client(node), replace(identity(node), vpc_id="vpc-nowhere"), node.spec)
+        describe(client(node), replace(identity(node), vpc_id="vpc-nowhere", vpc_cidr=""), node.spec)
 
 
 def test_without_permission_nothing_is_guessed(node):

@@ -121,7 +121,20 @@ def test_it_is_found_behind_a_hundred_others(node_of):
     node.reach("subnet", wanted(node))
     node.calls()
     assert list(node.look("subnet")) == ["subnet"]
-    assert node.calls() == {"DescribeSubnets": 2}
+    assert node.calls() == {"DescribeSubnets": 1}, "by its id"
+    stranger = node_of(seed=None)
+    assert list(stranger.look("subnet")) == ["subnet"]
+    assert stranger.calls()["DescribeSubnets"] == 2, "through the pages"
+
+
+def test_one_that_was_deleted_and_made_anew_by_hand_is_found_all_the_same(node_of):
+    node = node_of()
+    node.reach("subnet", wanted(node))
+    gone = node.ledger["subnet", "subnet"].record
+    node.apply(Change("subnet", "subnet", Verb.DELETE, None, gone))
+    assert node.look("subnet") == {}
+    other = node.cloud.admin.plant_subnet("172.20.100.0/24")
+    assert node.look("subnet")["subnet"].id == other
 
 
 def test_a_failing_listing_is_not_an_empty_one(node_of):

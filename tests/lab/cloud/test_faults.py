@@ -84,6 +84,19 @@ def test_the_throttle_lets_a_burst_through_and_then_refuses(bench):
     assert bench.call("DescribeSubnets")
 
 
+def test_a_throttle_of_the_account_counts_all_actions_together(bench):
+    bench.fault(throttle_all="4")
+    answers = []
+    for action in ("DescribeSubnets", "DescribeVpcs", "DescribeSecurityGroups") * 3:
+        try:
+            bench.call(action)
+            answers.append("")
+        except ApiException as error:
+            answers.append(f"{error.status} {'AccountFlowLimitExceeded' in error.body}")
+    assert answers[:4] == [""] * 4
+    assert "429 True" in answers[4:]
+
+
 def test_a_lost_reply_is_lost_after_the_effect(bench):
     bench.fault(lose="CreateSubnet")
     with pytest.raises(HTTPError):

@@ -33,6 +33,15 @@ def test_an_instance_is_known_by_its_address(start):
     assert instance_at(bench.cloud.gateway.world, "172.20.9.99") == ""
 
 
+def test_on_loopback_the_path_says_who_asks(start):
+    bench = start()
+    nodes = {row.node: row.id for row in bench.cloud.gateway.world.instances.all()}
+    for node, instance in nodes.items():
+        assert ask(bench.cloud, f"/as/{node}/latest/instance_id") == (200, instance)
+        assert ask(bench.cloud, f"/as/{node}/latest/meta-data/instance-id") == (200, instance)
+    assert ask(bench.cloud, "/as/nobody/latest/instance_id")[0] == 404
+
+
 def test_all_trees_tell_the_same(bench):
     cloud, node = bench.cloud, bench.node1
     for path, value in [
