@@ -1,0 +1,141 @@
+"""Replies as they arrive at a guest, frame by frame, read by scapy (RFC 2131 §4.1, RFC 1542 §5.4, RFC 791, 768)."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from typing import Any
+
+import pytest
+from scapy.layers.dhcp import BOOTP
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+
+from cocoon_net.dhcp import wire
+from cocoon_net.dhcp.options import MessageType
+from cocoon_net.dhcp.server import Server
+from cocoon_net.dhcp.wire import Packet
+from cocoon_net.lab.load import broadcast
+from tests.dhcp.story import ALICE, FIRST, SERVER, packet
+
+pytestmark = pytest.mark.root
+
+DISCOVER, OFFER, REQUEST, DECLINE, ACK, NAK, RELEASE, INFORM = MessageType
+
+EVERYBODY, ME, BRIDGE = "ff:ff:ff:ff:ff:ff", ALICE.hex(":"), "02:00:5e:00:00:01"
+RELAY = int(IPv4Address("172.20.100.200"))
+
+
+def heard(sock: socket.socket, seconds: float = 2.0) -> Iterator[Ether]:
+    """Yield the frames that came from port 67."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        sock.settimeout(left)
+        with contextlib.suppress(TimeoutError):
+            frame = Ether(sock.recv(4096))
+            if UDP in frame and frame[UDP].sport == 67:
+                yield frame
+
+
+def exchange(ask: Packet, source: int) -> Ether | None:
+    """In a guest: say something on eth0 and return the first answer."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as sock:
+        sock.bind(("eth0", 0x0800))
+        sock.send(broadcast(ask.chaddr, wire.encode(ask), source))
+        return next(heard(sock), None)
+
+
+@pytest.fixture
+def guest(node: Any) -> str:
+    name: str = node.add_guest(ME)
+    return name
+
+
+WAYS = [  # kind of answer, fields of the question -> MAC, address and port that it goes to
+    (OFFER, {}, ME, FIRST, 68),
+    (OFFER, {"flags": wire.BROADCAST}, EVERYBODY, 0xFFFFFFFF, 68),
+    (ACK, {}, ME, FIRST, 68),
+    (ACK, {"flags": wire.BROADCAST}, ME, FIRST, 68),
+    (NAK, {}, EVERYBODY, 0xFFFFFFFF, 68),
+    (INFORM, {}, ME, FIRST + 90, 68),
+    (OFFER, {"giaddr": RELAY}, ME, RELAY, 67),
+    (ACK, {"giaddr": RELAY}, ME, RELAY, 67),
+    (NAK, {"giaddr": RELAY}, ME, RELAY, 67),
+    (INFORM, {"giaddr": RELAY}, ME, FIRST + 90, 68),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields", "mac", "address", "port"), WAYS)
+def test_a_reply_arrives_where_4_1_sends_it(
+    node: Any,
+    book: Any,
+    pool: Any,
+    serving: Any,
+    guest: str,
+    kind: MessageType,
+    fields: dict[str, int],
+    mac: str,
+    address: int,
+    port: int,
+) -> None:
+    for own in ("172.20.100.200/24", "172.20.100.100/24"):  # the relay's, and who informs: they answer ARP
+        node.execute(guest, "ip", "address", "add", own, "dev", "eth0")
+    with serving(node, Server(book, pool)):
+        bind = [(packet(DISCOVER), 0), (packet(REQUEST, server=SERVER, requested=FIRST), 0)] if kind is ACK else []
+        ask = {
+            OFFER: (packet(DISCOVER, **fields), 0),
+            ACK: (packet(REQUEST, ciaddr=FIRST, **fields), FIRST),
+            NAK: (packet(REQUEST, requested=int(IPv4Address("10.0.0.9")), **fields), 0),
+            INFORM: (packet(INFORM, ciaddr=FIRST + 90, **fields), FIRST + 90),
+        }[kind]
+        frame = None
+        for message, source in (*bind, ask):
+            frame = node.of_guest(guest, lambda message=message, source=source: exchange(message, source))
+            assert frame is not None, message
+    assert (frame.src, frame.dst) == (BRIDGE, mac)
+    assert (frame[IP].src, frame[IP].dst) == ("172.20.100.1", str(IPv4Address(address)))
+    assert (frame[UDP].sport, frame[UDP].dport) == (67, port)
+    assert frame[IP].ttl == 64
+    assert frame[IP].ihl == 5
+    assert len(frame) == 14 + frame[IP].len
+    assert frame[UDP].len == frame[IP].len - 20
+    if not fields.get("giaddr"):  # those of the kernel's own socket are filled in by hardware, where there is any
+        again = Ether(bytes(frame))
+        del again[IP].chksum, again[UDP].chksum
+        again = Ether(bytes(again))
+        assert (frame[IP].chksum, frame[UDP].chksum) == (again[IP].chksum, again[UDP].chksum)
+    reply = wire.decode(bytes(frame[BOOTP]))
+    assert isinstance(reply, Packet)
+    assert reply.type == (ACK if kind is INFORM else kind)
+
+
+def test_a_reply_leaves_by_the_port_that_asked_and_no_other(node: Any, book: Any, pool: Any, serving: Any) -> None:
+    asker, other = node.add_guest(ME), node.add_guest("52:54:00:00:00:02")
+    with (
+        serving(node, Server(book, pool)),
+        node.of_guest(other, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))) as ear,
+    ):
+        ask = packet(DISCOVER, flags=wire.BROADCAST)
+        assert node.of_guest(asker, lambda: exchange(ask, 0)) is not None
+        assert next(heard(ear, 0.3), None) is None, "a lease is nobody else's business"
+
+
+@pytest.mark.parametrize("checksum", [None, 0xBEEF], ids=["none", "wrong"])
+def test_a_wrong_checksum_is_not_read_and_none_is(
+    node: Any, book: Any, pool: Any, serving: Any, guest: str, checksum: int | None
+) -> None:
+    def speak() -> Ether | None:
+        frame = bytearray(broadcast(ALICE, wire.encode(packet(DISCOVER))))
+        frame[40:42] = (checksum or 0).to_bytes(2)
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as sock:
+            sock.bind(("eth0", 0x0800))
+            sock.send(bytes(frame))
+            return next(heard(sock, 0.4), None)
+
+    server = Server(book, pool)
+    with serving(node, server):
+        assert (node.of_guest(guest, speak) is None) == (checksum is not None)
+        assert server.snapshot().malformed == ({} if checksum is None else {"frame": 1})
