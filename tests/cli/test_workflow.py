@@ -45,17 +45,17 @@ def test_a_run_is_watched_by_another_process_until_it_ends(node: Any, spec: tupl
 
 
 def test_steps_tell_the_next_look_while_a_run_waits(node: Any, spec: tuple[str, ...], eventually: Any) -> None:
-    node.fault(**{"fail.AttachNetworkInterface": "FlowLimitExceeded@429"})
+    node.fault(**{"fail.AttachNetworkInterface": "InternalError@500"})
     process = node.start("init", *spec)
-    eventually(lambda: node.query("SELECT 1 FROM visits WHERE step = 'attach' AND looks > 8"), 60)
+    eventually(lambda: node.query("SELECT 1 FROM visits WHERE step = 'attach' AND looks > 4"), 60)
     (attach,) = (row for row in node.asked("workflow", "steps") if row["step"] == "attach")
     assert attach["status"] == "acting"
-    assert attach["attempts"] > 8
+    assert attach["attempts"] > 4
     assert attach["next_look_at"] > "2026"
-    assert (attach["error"]["class"], attach["error"]["code"]) == ("CloudTransient", "FlowLimitExceeded")
+    assert (attach["error"]["class"], attach["error"]["code"]) == ("CloudTransient", "InternalError")
     assert attach["request_ids"]
     text = node("workflow", "steps").stdout
-    assert "next look at" in text and "CloudTransient (FlowLimitExceeded)" in text
+    assert "next look at" in text and "CloudTransient (InternalError)" in text
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 75, said
