@@ -110,7 +110,7 @@ class Allocator:
 
         Else the one that has not been used for the longest time.
         """
-        kept = self.pool.kept.get(client.mac)
+        kept = self.pool.kept.get(client.mac) if self.pool.kept else None
         if kept is not None and self.takes(kept.address, client):
             return kept.address
         own = self.held(client)

@@ -78,5 +78,5 @@ class Pool:
 
     def options_of(self, mac: bytes) -> Options:
         """Return what ``mac`` is told."""
-        kept = self.kept.get(mac)
+        kept = self.kept.get(mac) if self.kept else None
         return self.options if kept is None else kept.options

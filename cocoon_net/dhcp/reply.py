@@ -208,7 +208,7 @@ def render(decision: Decision, packet: Packet, pool: Pool) -> bytes:
     client_id, relay = options.get(Code.CLIENT_ID), options.get(Code.RELAY_AGENT)
     if client_id:
         echo += wire.option(Code.CLIENT_ID, client_id)  # RFC 6842 §3: in every reply, unchanged.
-    if kind is MessageType.ACK and packet.type == MessageType.DISCOVER:
+    if Code.RAPID_COMMIT in options and kind is MessageType.ACK and packet.type == MessageType.DISCOVER:
         echo += wire.option(Code.RAPID_COMMIT, b"")  # RFC 4039 §3.1
     if relay is not None:
         tail = wire.option(Code.RELAY_AGENT, relay)  # RFC 3046 §2.2: echoed, and last.
@@ -217,7 +217,7 @@ def render(decision: Decision, packet: Packet, pool: Pool) -> bytes:
     ciaddr = packet.ciaddr if kind is MessageType.ACK else 0
     head = wire.reply_head(packet.xid, flags, ciaddr, decision.address, packet.giaddr, packet.chaddr)
     told, wished = pool.options_of(packet.chaddr), options.get(Code.PARAMETER_LIST)
-    server = server_of(packet, pool.server)
+    server = server_of(packet, pool.server) if packet.giaddr else pool.server
     limit = options.get(Code.MAXIMUM_SIZE)
     room = (LEAST_SIZE if limit is None else min(max(int.from_bytes(limit), LEAST_SIZE), pool.mtu)) - HEADERS
     if server == pool.server:

@@ -519,3 +519,13 @@ def test_no_address_is_ever_held_by_two_clients(pool_of: Callable[..., records.P
         bound = [lease for lease in story.table.leases.values() if lease.state is State.BOUND]
         assert len({lease.mac for lease in bound}) == len(bound) == len({lease.address for lease in bound})
         assert story.table.counts[State.BOUND] == len(bound)
+
+
+def test_without_a_cooling_time_a_released_address_is_anybodys_within_a_second(
+    pool_of: Callable[..., records.Pool],
+) -> None:
+    story = Story(pool_of(1), Settings(Terms(cooling=0)))
+    mine = story.bind(ALICE)
+    story.say(RELEASE, ALICE, ciaddr=mine, server=SERVER)
+    story.wait(1)
+    assert story.bind(BOB) == mine
