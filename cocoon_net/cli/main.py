@@ -25,6 +25,7 @@ COMMANDS = {
     "lease": ("cocoon_net.cli.lease:lease", "Show leases and reservations, end them, and see why they are so."),
     "probe": ("cocoon_net.cli.probe:probe", "Ask for an address as a guest would, and show who answers."),
     "teardown": ("cocoon_net.cli.run:teardown", "Remove what init made, in reverse order."),
+    "gc": ("cocoon_net.cli.gc:gc", "Delete interfaces of this node that nobody looks after."),
     "run": ("cocoon_net.cli.run:run", "Run a workflow, resume it or give it up."),
     "workflow": ("cocoon_net.cli.workflow:workflow", "Show the runs of this node, step by step."),
     "lab": ("cocoon_net.cli.lab:lab", "A VPC on this machine: the cloud's API, fabric, nodes and guests."),

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from cocoon_net.clock import Clock, SystemClock
+from cocoon_net.cloud.garbage import LookedAfter, Stray
 from cocoon_net.engine.model import Inventory
 from cocoon_net.errors import CloudError, SpecError
 from cocoon_net.records import Instance
 from cocoon_net.site import Site
 from cocoon_net.spec import Spec
+
+
+class Strays(Protocol):
+    """Looks for what carries a node's mark and that nobody looks after. All raise CloudError and its kin."""
+
+    def interfaces(self) -> Iterator[Stray]:
+        """List those that are attached to nothing."""
+        ...
+
+    def subnets(self) -> Iterator[Stray]:
+        """List those without any interface; they are only reported."""
+        ...
+
+    def collect(self, stray: Stray) -> str:
+        """Read an interface anew and delete it if it is garbage still; return why it stays, or nothing."""
+        ...
 
 
 class Platform(Protocol):
@@ -27,6 +44,10 @@ class Platform(Protocol):
 
     def inventories(self) -> Mapping[str, Inventory]:
         """Return the inventories ``subnet``, ``enis``, ``ingress``, ``attach`` and ``addresses``; makes no call."""
+        ...
+
+    def strays(self, node: str, vpc_id: str, known: LookedAfter) -> Strays:
+        """Return what looks for things of ``node`` that nobody looks after; an empty VPC means this instance's."""
         ...
 
     def calls(self) -> dict[tuple[str, str], int]:

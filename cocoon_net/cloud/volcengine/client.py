@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -53,6 +54,7 @@ class Client:
         self._timeouts = (connect_timeout, read_timeout)
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, str]] = Counter()
+        self._date: datetime | None = None
         self._api: Any = None
 
     def calls(self) -> dict[tuple[str, str], int]:
@@ -88,6 +90,11 @@ class Client:
         if isinstance(outcome, CocoonError):
             raise outcome
         return outcome
+
+    def date(self) -> datetime | None:
+        """Return the API's clock as its last good answer told it (Date, RFC 9110 6.6.1); None where it did not."""
+        with self._lock:
+            return self._date
 
     def perform(self, call: Call, *, token: str = "") -> dict[str, Any]:
         """Call what was foretold, once; raises as ``call`` does, Unsupported where a part is not known (yet).
@@ -133,7 +140,7 @@ class Client:
             method="GET", service=service, version=version, action=action, content_type="text/plain"
         )
         try:
-            result = api.do_call(info, params)
+            result, _, headers = api.do_call_with_http_info(info, params)
         except ApiException as error:
             return self._refused(action, error, credentials)
         except urllib3.exceptions.HTTPError as error:
@@ -141,6 +148,8 @@ class Client:
         except (AttributeError, UnicodeDecodeError):
             # The SDK takes for granted that an answer with status 200 is a JSON object.
             return _unreadable(action, self.host)
+        with self._lock:
+            self._date = _moment(headers)
         return result if isinstance(result, dict) else _unreadable(action, self.host)
 
     def _refused(self, action: str, error: Any, credentials: Credentials) -> CocoonError:
@@ -213,6 +222,16 @@ def _code(outcome: dict[str, Any] | CocoonError) -> str:
             return type(error).__name__
         case _:
             return ""
+
+
+def _moment(headers: Any) -> datetime | None:
+    from email.utils import parsedate_to_datetime
+
+    try:
+        moment = parsedate_to_datetime(headers["Date"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return moment if moment.tzinfo is not None else None
 
 
 def client_token(token: str, params: Mapping[str, object]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from ipaddress import AddressValueError, IPv4Address
 from typing import Any
 
@@ -43,6 +44,8 @@ class Eni:
     is_primary: bool
     service_managed: bool
     tags: Mapping[str, str]
+    updated: datetime | None = None
+    """When it last changed, by the API's clock; None where that is not told."""
 
     @property
     def key(self) -> str:
@@ -75,10 +78,20 @@ def parse(thing: Mapping[str, Any]) -> Eni:
             is_primary=thing.get("Type") == "primary",
             service_managed=bool(thing.get("ServiceManaged")),
             tags=tags_of(thing),
+            updated=_moment(thing.get("UpdatedAt")),
         )
     except (KeyError, TypeError, AddressValueError):
         name = thing.get("NetworkInterfaceId") or "an interface"
         raise CloudTransient(f"{DESCRIBE} tells too little of {name}", code="Unreadable") from None
+
+
+def _moment(text: object) -> datetime | None:
+    """Read a time such as 2021-04-09T08:36:47+08:00; None for anything else."""
+    try:
+        moment = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return moment if moment is not None and moment.tzinfo is not None else None
 
 
 def listing(client: Client, **params: object) -> Iterator[Eni]:

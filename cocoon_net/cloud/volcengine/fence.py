@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
+from cocoon_net.cloud.garbage import GRACE, LookedAfter
 from cocoon_net.cloud.volcengine.eni import Eni, instance_of, known_ids
-from cocoon_net.cloud.volcengine.tags import ours, owner, stranger
+from cocoon_net.cloud.volcengine.tags import LINEAGE, ours, owner, stranger
 from cocoon_net.engine.model import Context, Origin
 from cocoon_net.errors import CloudError
 from cocoon_net.records import Subnet
@@ -61,6 +62,27 @@ def refusal(act: Act, each: Eni, key: str, cx: Context) -> str:
             return ""
         case _:
             return "it carries no mark of ours"
+
+
+def garbage_refusal(each: Eni, node: str, known: LookedAfter, seconds: float | None) -> str:
+    """Say why an interface, just read, is not garbage of ``node``; ``seconds`` is for how long it has not changed."""
+    if each.is_primary:
+        return "it is the primary one"
+    if each.service_managed:
+        return "a service of the cloud manages it"
+    if not each.ours(node):
+        return _theirs(each.tags)
+    if each.instance_id or each.status != "Available":
+        return f"it is {each.status}" + (f" at {each.instance_id}" if each.instance_id else "")
+    if each.id in known.ids:
+        return "this node's database knows it"
+    if (each.tags.get(LINEAGE, ""), each.key) in known.expected:
+        return f"an unfinished run may have made it as {each.key}"
+    if seconds is None:
+        return "nobody can say since when it is so"
+    if seconds <= GRACE.total_seconds():
+        return f"it changed less than {GRACE.total_seconds() / 60:.0f} minutes ago"
+    return ""
 
 
 def fence_subnet(identifier: str, tags: Mapping[str, str], cx: Context) -> None:

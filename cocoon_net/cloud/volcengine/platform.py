@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from cocoon_net.clock import Clock
 from cocoon_net.cloud.budget import Budget
+from cocoon_net.cloud.garbage import LookedAfter
 from cocoon_net.cloud.volcengine.addresses import Addresses
 from cocoon_net.cloud.volcengine.attachments import Attachments
 from cocoon_net.cloud.volcengine.client import Client
@@ -14,6 +15,7 @@ from cocoon_net.cloud.volcengine.ingress import Ingress
 from cocoon_net.cloud.volcengine.instance import describe
 from cocoon_net.cloud.volcengine.interfaces import Interfaces
 from cocoon_net.cloud.volcengine.metadata import Metadata
+from cocoon_net.cloud.volcengine.strays import Strays
 from cocoon_net.cloud.volcengine.subnet import Subnets
 from cocoon_net.engine.model import Inventory
 from cocoon_net.records import Instance
@@ -26,9 +28,10 @@ class Volcengine:
 
     name = "volcengine"
 
-    def __init__(self, client: Client, metadata: Metadata) -> None:
+    def __init__(self, client: Client, metadata: Metadata, clock: Clock) -> None:
         self._client = client
         self._metadata = metadata
+        self._clock = clock
 
     @classmethod
     def connect(
@@ -38,7 +41,7 @@ class Volcengine:
         metadata = Metadata(site.metadata_url)
         source = CredentialSource(environ, metadata, clock, explicit=credentials)
         budget = Budget.from_environment(environ, clock)
-        return cls(Client(source, budget=budget, endpoint=site.endpoint), metadata)
+        return cls(Client(source, budget=budget, endpoint=site.endpoint), metadata, clock)
 
     def describe(self, spec: Spec) -> Instance:
         """Return the facts of this instance. Raises CloudError, Refused."""
@@ -53,6 +56,10 @@ class Volcengine:
             "attach": Attachments(self._client),
             "addresses": Addresses(self._client),
         }
+
+    def strays(self, node: str, vpc_id: str, known: LookedAfter) -> Strays:
+        """Return what looks for things of ``node`` that nobody looks after; an empty VPC means this instance's."""
+        return Strays(self._client, self._clock, node, vpc_id or self._metadata.identity().vpc_id, known)
 
     def calls(self) -> dict[tuple[str, str], int]:
         """Return how many API calls were made since this was last asked, by action and code; no code is success."""
