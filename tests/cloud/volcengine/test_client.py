@@ -23,8 +23,8 @@ from cocoon_net.errors import (
     CloudThrottled,
     CloudTransient,
     CocoonError,
-    InvariantError,
     Refused,
+    Unsupported,
 )
 
 OK = {"ResponseMetadata": {"RequestId": "req-0"}, "Result": {"Vpcs": [], "RequestId": "req-0"}}
@@ -345,7 +345,7 @@ def test_importing_the_cloud_is_cheap_and_leaves_the_sdk_alone():
 def test_a_call_with_a_part_that_is_not_known_yet_is_never_sent(script, client_at):
     script.say({"Result": {}})
     call = Call(Via.CLOUD, "AttachNetworkInterface", {"NetworkInterfaceId": Later("(of eni-1)"), "InstanceId": "i-1"})
-    with pytest.raises(InvariantError, match=r"NetworkInterfaceId \(of eni-1\)"):
+    with pytest.raises(Unsupported, match=r"NetworkInterfaceId \(of eni-1\)"):
         client_at(script.url).perform(call)
     assert script.requests == []
     assert str(call) == "AttachNetworkInterface NetworkInterfaceId=(of eni-1) InstanceId=i-1"
