@@ -238,3 +238,21 @@ def test_a_look_costs_one_call_and_a_second_where_the_rule_is_ours(node):
     node.calls()
     node.look("ingress")
     assert node.calls() == {"DescribeNetworkInterfaces": 1, "DescribeSecurityGroupAttributes": 1}
+
+
+def test_one_other_node_is_enough_among_hundreds_of_interfaces(node):
+    """A group that 200 nodes share has 1400 members: a look must not page through them."""
+    node.reach("ingress", wanted(node))
+    node.instance = replace(node.instance, security_groups=(default_group(node),))
+    tags = {"cocoon-net:product": "cocoon-net", "cocoon-net:node": "other"}
+    node.cloud.admin.plant_interface(count=250, tags=tags)
+    node.reach("ingress", wanted(node))
+    node.calls()
+    assert node.look("ingress")[key(node)].ours is False
+    assert node.calls()["DescribeNetworkInterfaces"] == 1
+
+
+def default_group(node):
+    """Return the group that planted interfaces are in."""
+    (found,) = [each["id"] for each in node.cloud.admin.state()["groups"] if each["kind"] == "DefaultSG"]
+    return found
