@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 
 from cocoon_net.engine.journal import Journal
 from cocoon_net.engine.model import Change, Origin, Verb
-from cocoon_net.errors import CloudError, CloudTransient, NotSettled, StoreError
+from cocoon_net.errors import CloudError, CloudThrottled, CloudTransient, NotSettled, StoreError
 from cocoon_net.events import StepSettled, StepWaiting
 from cocoon_net.records import Sysctl
 
@@ -226,3 +227,31 @@ def test_comparing_changes_nothing(bench: Any) -> None:
     looks = bench.runner().compare(bench.plan(), cx)
     assert [len(look.changes) for look in looks] == [3, 1]
     assert bench.tools.applied == bench.lamps.applied == []
+
+
+@pytest.mark.parametrize(("error", "least"), [(CloudThrottled, 0.0), (CloudTransient, 0.5)])
+def test_all_of_a_pause_is_left_to_chance_when_the_cloud_throttles(
+    bench: Any, error: type[Exception], least: float
+) -> None:
+    """Full jitter: the nodes that were refused at one moment do not come back at one moment."""
+    drawn: list[float] = []
+
+    class Dice(random.Random):
+        def uniform(self, a: float, b: float) -> float:
+            drawn.append(a)
+            return super().uniform(a, b)
+
+    looks = iter([error("asked too often")] * 3)
+    observe = bench.tools.observe
+
+    def refuse(cx: Any) -> Any:
+        if (refusal := next(looks, None)) is not None:
+            raise refusal
+        return observe(cx)
+
+    bench.tools.observe = refuse
+    runner = bench.runner()
+    runner._rng = Dice(1)
+    run = bench.start()
+    assert runner.carry(bench.journal().run(run.id)).state == "done"
+    assert drawn[:3] == [least] * 3
