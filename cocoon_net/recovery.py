@@ -34,7 +34,7 @@ from cocoon_net.errors import CocoonError, Damaged, Locked, SpecError
 from cocoon_net.formats import lease_file
 from cocoon_net.formats.lease_file import LeaseRow
 from cocoon_net.locks import locked, refusal
-from cocoon_net.node import netlink
+from cocoon_net.node import files, netlink
 from cocoon_net.node.routewire import RouteWire
 from cocoon_net.records import BRIDGE, Pool
 from cocoon_net.site import Site
@@ -71,6 +71,7 @@ def open_sound(site: Site, other: Path, say: Say, by: str) -> Database:
     ``other`` is the lock of those who could have it open besides: the daemon's for a command, a command's for the
     daemon. Raises Damaged while one of them lives, StoreError, Refused.
     """
+    files.sweep(backup_of(site.database))
     try:
         return _opened(site.database)
     except Damaged as damage:
@@ -160,7 +161,7 @@ def _rebuild(site: Site, damage: Damaged, say: Say, by: str) -> Database:
 def _sound_backup(path: Path, say: Say) -> tuple[Path | None, str]:
     """Return a copy of the backup that has passed every check, and when it was made; None when there is none."""
     backup = backup_of(path)
-    copy = backup.with_name(f".{backup.name}.{os.getpid()}.tmp")
+    copy = backup.with_name(f".{backup.name}.{os.getpid()}-0.tmp")
     try:
         data, made = backup.read_bytes(), backup.stat().st_mtime
         copy.write_bytes(data)

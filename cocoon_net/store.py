@@ -433,4 +433,5 @@ def _migrate(database: Database, path: Path, *, keep: bool = True) -> None:
         backup = sqlite3.connect(path.with_suffix(f".before-{pending[0].name}"))
         with contextlib.closing(backup):
             database.conn.backup(backup)
-    known.apply(database)
+    with database.atomic():  # all or nothing: what is half made would look like an old one to the next who opens it
+        known.apply(database)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from cocoon_net.clock import SystemClock
@@ -18,6 +18,7 @@ from cocoon_net.records import Instance
 from cocoon_net.site import Site
 from cocoon_net.spec import Spec
 from cocoon_net.steps import NODE, STEPS
+from cocoon_net.store import open_database
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -50,7 +51,7 @@ class World:
     @cached_property
     def node(self) -> Mapping[str, Inventory]:
         """The inventories of this node, which need no cloud."""
-        from cocoon_net.dhcp.book import Book, PoolInventory
+        from cocoon_net.dhcp.book import PoolInventory
         from cocoon_net.node.bridge import Bridges
         from cocoon_net.node.files import Files
         from cocoon_net.node.firewall import Firewall
@@ -66,7 +67,7 @@ class World:
             "firewall": Firewall(),
             "cni": Files({self._site.conflist.name: self._site.conflist}, ours=True),  # the name is our mark
             "dhcp": Shelves(
-                {"pool": PoolInventory(Book(self._database))},
+                {"pool": PoolInventory(self._database, partial(open_database, self._site.database))},
                 Files({"pool.json": self._site.pool_file, "leases.json": self._site.lease_file}, ours=True),
             ),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network
@@ -206,6 +207,16 @@ def test_a_backup_is_private_whole_by_itself_and_replaced_as_a_whole(site: Site)
     with sqlite3.connect(f"file:{backup}?immutable=1", uri=True) as connection:
         assert connection.execute("SELECT count(*) FROM leases").fetchone() == (30,)
     assert sorted(path.name for path in site.state_dir.iterdir()) == ["cocoon-net.db", "cocoon-net.db.backup"]
+
+
+def test_a_backup_whose_writer_was_killed_in_the_middle_is_swept_by_the_next_command(site: Site) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait(10)
+    half = site.state_dir / f".{backup_of(site.database).name}.{dead.pid}-0.tmp"
+    for path in (half, half.with_name(f"{half.name}-journal")):
+        path.write_text("half")
+    open_sound(site, site.daemon_lock, print, "me").close()
+    assert not list(site.state_dir.glob(".*tmp*"))
 
 
 def test_a_damaged_database_does_not_take_its_backups_place(site: Site) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from datetime import datetime
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -228,12 +229,17 @@ class Book:
 
 
 class PoolInventory:
-    """The pool as the engine sees it: one key, ``pool``, that is a row of our own database."""
+    """The pool as the engine sees it: one key, ``pool``, that is a row of our own database.
+
+    It is read through ``database``, and written through a connection of its own, from ``connect``: changes are applied
+    in threads while the runner's own thread writes the journal, and one connection has one transaction for all.
+    """
 
     KEY = "pool"
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, database: Database, connect: Callable[[], Database]) -> None:
+        self._book = Book(database)
+        self._connect = connect
 
     def observe(self, cx: Context) -> Seen:
         """Read the pool. Raises StoreError."""
@@ -255,11 +261,13 @@ class PoolInventory:
         """Write or forget the pool; forgetting takes the leases along. Raises StoreError."""
         match change.verb, change.want:
             case Verb.DELETE, _:
-                self._book.put_pool(None, cx.now)
-            case _, records.Pool() as pool:
-                self._book.put_pool(pool, cx.now)
+                pool = None
+            case _, records.Pool() as wanted:
+                pool = wanted
             case _, other:
                 raise InvariantError(f"the pool cannot become {other!r}")
+        with closing(self._connect()) as database:
+            Book(database).put_pool(pool, cx.now)
         return {}
 
 

@@ -186,4 +186,4 @@ class Step:
     part_of: str = ""
     """The step whose thing of the same key takes this one along when it is deleted."""
     permanent: bool = False
-    """Whether its things cannot be absent (a kernel setting): never entered as created, never to be deleted."""
+    """Whether its things come and go without us (a kernel setting, an interface's link): never entered as created."""

@@ -117,7 +117,7 @@ def remove(path: Path) -> None:
 
 def sweep(path: Path) -> None:
     """Remove the temporary files of ``path`` whose writers are dead. Raises NodeError, Refused."""
-    stale = re.compile(rf"\.{re.escape(path.name)}\.(\d+)-\d+\.tmp")
+    stale = re.compile(rf"\.{re.escape(path.name)}\.(\d+)-\d+\.tmp(-journal)?")
     try:
         for other in path.parent.iterdir():
             if (match := stale.fullmatch(other.name)) and not _alive(int(match[1])):

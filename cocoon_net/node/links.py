@@ -42,8 +42,9 @@ class Links:
     def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
         """Set a link up or down; it never gets an address.
 
-        One that has not appeared is NodeTransient: attaching takes the kernel a moment. A link is not ours to delete,
-        the cloud takes it away with its interface: deleting sets it down.
+        One that has not appeared is NodeTransient: attaching takes the kernel a moment. So is one that has appeared
+        since it was looked for: how it was before us is seen by looking again. A link is not ours to delete, the cloud
+        takes it away with its interface: deleting sets it down.
         """
         mac = _macs(cx).get(change.key, "")
         present = netlink.links()
@@ -53,6 +54,8 @@ class Links:
                 return {}
             case (_, None):
                 raise NodeTransient(_missing(change.key, mac, present), hint="`ip link` shows what the kernel has")
+            case (Verb.CREATE, KernelLink()):
+                raise NodeTransient(f"the link of {change.key} ({link.name}) has only just appeared")
             case (Verb.DELETE, KernelLink()):
                 netlink.set_link(link.index, up=False, name=link.name)
             case (_, KernelLink()):

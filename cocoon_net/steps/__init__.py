@@ -17,7 +17,7 @@ STEPS: dict[str, Step] = {
         Step("ingress", cloud.ingress),
         Step("attach", cloud.attach),
         Step("addresses", cloud.addresses, part_of="enis", leaves=cloud.without_ours),
-        Step("links", node.links, part_of="attach"),
+        Step("links", node.links, part_of="attach", permanent=True),
         Step("bridge", node.bridge),
         Step("sysctl", node.sysctl, permanent=True),
         Step("routes", node.routes, prune=True),

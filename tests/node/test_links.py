@@ -47,6 +47,10 @@ def test_an_interface_whose_link_has_not_appeared_is_absent_and_waited_for(
     namespace.ip(f"link add br7 address {MAC} type bridge")
     with pytest.raises(NodeTransient, match="has not appeared; br7 is a bridge"):
         Links().apply(create, "t", cx)
+    namespace.interface("ens7", MAC)
+    with pytest.raises(NodeTransient, match=r"ens7\) has only just appeared"):
+        Links().apply(create, "t", cx)
+    assert Links().observe(cx)["eni-1"] == Link(up=False), "how it was before us is still to be seen"
 
 
 @pytest.mark.root
