@@ -131,14 +131,22 @@ def test_a_lost_database_is_no_lost_interface(scene: Any) -> None:
     }
 
 
-def test_a_damaged_database_is_named_and_left_alone(scene: Any, tmp_path: Path) -> None:
+def test_a_damaged_database_is_named_kept_aside_and_made_anew(scene: Any, tmp_path: Path) -> None:
+    before = scene.world()
     damaged = tmp_path / "cocoon-net.db"
     damaged.write_bytes(b"SQLite format 3\0" + b"\xff" * 8000)
     content = damaged.read_bytes()
-    done = scene.product("init", *SPEC, "--state-dir", str(tmp_path), check=False)
-    assert done.returncode == 74
-    assert "docs/operations.md" in done.stderr
+    shown = scene.product("status", "--state-dir", str(tmp_path), check=False)
+    assert shown.returncode == 74, "a command that only reads moves nothing"
+    assert "docs/operations.md" in shown.stderr
     assert damaged.read_bytes() == content
+    done = scene.product("init", *SPEC, "--pool-size", "20", "--state-dir", str(tmp_path))
+    (name,) = re.findall(r"kept aside as (cocoon-net\.db\.damaged-\S+)", done.stderr)
+    assert (tmp_path / name).read_bytes() == content
+    assert "rebuilt from: nothing" in done.stderr and "next: `cocoon-net init`" in done.stderr
+    scene.product("teardown", "--state-dir", str(tmp_path))
+    assert (tmp_path / name).read_bytes() == content
+    assert scene.world() == before
 
 
 def test_an_adopted_node_keeps_its_cloud_side_and_its_rules(scene: Any) -> None:
