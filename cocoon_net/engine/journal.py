@@ -273,7 +273,7 @@ class Journal:
         error: BaseException | None = None,
         details: Mapping[str, str] | None = None,
     ) -> None:
-        """Commit what became of an operation: ``done``, ``failed``, or ``unknown`` when nobody can say."""
+        """Commit what became of an operation, as ``Undertaken.outcome`` spells it."""
         told = dict(details or {}) if error is None else {"error": type(error).__name__}
         world = error if isinstance(error, WorldError) else None
         with self.transaction():
@@ -361,7 +361,7 @@ class Journal:
         """Return what other runs began in a step and never saw at rest: key, verb, want, when."""
         rows = self._db.query(
             "SELECT run, key, verb, want, intended_at, max(id) FROM operations "
-            "WHERE step = ? AND settled = 0 AND lineage = ? AND outcome <> 'failed' GROUP BY key",
+            "WHERE step = ? AND settled = 0 AND lineage = ? AND outcome NOT IN ('failed', 'not begun') GROUP BY key",
             [step, run.lineage],
         )
         return [

@@ -96,9 +96,14 @@ class Undertaken:
 
     change: Change
     outcome: str
-    """``pending``, ``done``, ``failed``, or ``unknown`` when nobody can say."""
+    """``pending``, ``done``, ``failed``, ``not begun`` (we were asked to stop), or ``unknown`` when nobody can say."""
     details: Mapping[str, str]
     """What the inventory told when it was done."""
+
+    @property
+    def may_have_acted(self) -> bool:
+        """Whether the world may be another for it."""
+        return self.outcome not in ("failed", "not begun")
 
 
 @dataclass(frozen=True, slots=True)

@@ -369,13 +369,15 @@ class _NotBegun(CocoonError):
 
 
 def verdict(error: BaseException | None) -> str:
-    """Return what is known of a change that ended so: ``done``, ``failed``, or ``unknown`` when nobody can say. Pure.
+    """Return what is known of a change that ended so, as ``Undertaken.outcome`` spells it. Pure.
 
     Raises what is no Exception at all: then we have ended, and have nothing to write.
     """
     match error:
         case None:
             return "done"
+        case _NotBegun():
+            return "not begun"
         case InvariantError():
             return "unknown"  # a bug can strike before the act and after it
         case CocoonError():

@@ -94,12 +94,31 @@ def test_asked_to_stop_it_finishes_the_call_begins_nothing_new_and_parks(
     assert "run init --resume" in raised.value.hint
     assert raised.value.exit_code == 75
     assert [key for _, key, _ in bench.tools.applied] == ["tool-1"]
-    assert outcomes(bench, run) == {"tool-1": "done", "tool-2": "failed", "tool-3": "failed"}
+    assert outcomes(bench, run) == {"tool-1": "done", "tool-2": "not begun", "tool-3": "not begun"}
     messages = {row["key"]: row["message"] for row in bench.journal().operations(run.id)}
     assert messages["tool-3"] == "not begun: SIGTERM came first"
     assert bench.journal().run(run.id).reason["message"].startswith("stopped by SIGTERM")
     bench.stop.asked, bench.tools.before_apply = "", lambda change: None
     assert bench.carry(run).state == "done"
+
+
+def test_a_teardown_does_not_wait_for_what_was_never_begun(bench: Any) -> None:
+    run, journal = bench.start(), bench.journal()
+    original = journal.intend
+
+    def intend(*args: Any, **more: Any) -> Any:
+        ids = original(*args, **more)
+        bench.stop.asked = "SIGTERM"
+        return ids
+
+    journal.intend = intend
+    with pytest.raises(NotSettled):
+        bench.runner(journal).carry(run)
+    assert set(outcomes(bench, run).values()) == {"not begun"}
+    bench.stop.asked = ""
+    bench.journal().moved(run.id, "abandoned", bench.clock.now())
+    assert bench.teardown().state == "done"
+    assert bench.clock.monotonic() < 1
 
 
 def test_a_run_that_waits_stops_at_once_and_says_what_it_waited_for(

@@ -123,7 +123,7 @@ def added(key: str, each: Eni, cx: Context) -> tuple[IPv4Address, ...]:
         count = want.count - before.count if isinstance(want, AddressSet) else 0
         if told := act.details.get(ASSIGNED):
             mine |= {IPv4Address(text) for text in told.split()}
-        elif count > 0 and act.outcome != "failed":
+        elif count > 0 and act.may_have_acted:
             unsure.append((count, set(before.addresses)))
     for count, were in unsure:
         fresh = now - were - mine

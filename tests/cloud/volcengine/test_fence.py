@@ -349,6 +349,7 @@ def at(*numbers: int) -> tuple[IPv4Address, ...]:
         ((10, 11, 12, 13), [undertaken(2, (10,), "unknown")], ()),
         ((10, 11), [undertaken(2, (10,), "unknown")], ()),
         ((10, 11, 12), [undertaken(2, (10,), "failed")], ()),
+        ((10, 11, 12), [undertaken(2, (10,), "not begun")], ()),
         ((10, 11, 12), [undertaken(2, (10,), "unknown"), undertaken(2, (10,), "unknown")], (11, 12)),
         ((10, 11, 12, 13), [undertaken(3, (10,), "unknown"), undertaken(2, (10, 11), "done", (12, 13))], (12, 13)),
     ],
