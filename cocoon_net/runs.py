@@ -130,6 +130,10 @@ def carry(desk: Desk, run: Run) -> Run:
     with stop.on_signals():
         try:
             return runner.carry(run)
+        except CocoonError as error:
+            if "--resume" not in error.hint:
+                desk.say(f"{run.id} is parked; `cocoon-net run {run.workflow} --resume` goes on with it")
+            raise
         finally:
             keep(desk.site.database, desk.say)
 

@@ -102,7 +102,8 @@ def show(error: CocoonError) -> None:
     """Print an error for a person: what was wanted and seen, where, and what to do next."""
     lines = error.message.splitlines() or [type(error).__name__]
     where = " ".join(filter(None, (error.step, error.key))) if isinstance(error, WorldError) else ""
-    detail = ", ".join(filter(None, (error.code, error.request_id))) if isinstance(error, WorldError) else ""
+    known = (error.code, error.request_id) if isinstance(error, WorldError) else ()
+    detail = ", ".join(word for word in known if word and word not in error.message)
     click.echo(f"error: {where + ': ' if where else ''}{lines[0]}{f' ({detail})' if detail else ''}", err=True)
     for line in lines[1:]:
         click.echo(f"       {line}", err=True)

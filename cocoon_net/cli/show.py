@@ -215,13 +215,17 @@ def _readings(read: Callable[[], dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def _line(state: dict[str, Any]) -> str:
     match state["status"]:
         case "settled":
-            return f"settled, {state['changes']} changes, {state['seconds']:.2f} s"
+            return f"settled, {_counted(state['changes'])}, {state['seconds']:.2f} s"
         case "acting" if state["waiting"]:
             return f"waiting for {state['waiting']}"
         case "acting":
-            return f"acting, {state['changes']} changes"
+            return f"acting, {_counted(state['changes'])}" if state["changes"] else "acting"
         case status:
             return str(status)
+
+
+def _counted(changes: int) -> str:
+    return f"{changes} change{'' if changes == 1 else 's'}" if changes else "as wanted"
 
 
 # Steps, operations, history

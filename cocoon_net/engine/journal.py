@@ -168,8 +168,16 @@ class Journal:
                 self.record(deed, now, run=ended, by=self.history.by or ended.started_by, **told)
                 self.history.prune(_text(now))
 
-    def park(self, run: str, step: str, error: CocoonError, seconds: float, now: datetime) -> None:
-        """Note why a run stopped short, in its row and in the step's."""
+    def park(
+        self,
+        run: str,
+        step: str,
+        error: CocoonError,
+        calls: Mapping[tuple[str, str], int],
+        seconds: float,
+        now: datetime,
+    ) -> None:
+        """Note why a run stopped short, in its row and in the step's, and what the look that it stopped in has cost."""
         reason = {
             "error": type(error).__name__,
             "message": error.message,
@@ -188,6 +196,7 @@ class Journal:
                 "UPDATE visits SET error = ?, next_look_at = '' WHERE run = ? AND step = ?",
                 [json.dumps(reason), run, step],
             )
+            self._count(run, step, calls)
             self._spent(run, step, seconds)
 
     # Steps

@@ -97,18 +97,22 @@ class Runner:
             except CocoonError as error:
                 if isinstance(error, WorldError):
                     error.step = stage.name
-                self._journal.park(run.id, stage.name, error, self._clock.monotonic() - began, self._clock.now())
+                self._park(run, stage, error, began)
                 raise
             except KeyboardInterrupt:
                 stopped = NotSettled(f"stopped in {stage.name!r} by a signal", hint=_go_on(run))
-                self._journal.park(run.id, stage.name, stopped, self._clock.monotonic() - began, self._clock.now())
+                self._park(run, stage, stopped, began)
                 raise stopped from None
             except Exception as error:
                 bug = InvariantError(f"{stage.name!r} failed by a bug: {type(error).__name__}: {error}")
-                self._journal.park(run.id, stage.name, bug, self._clock.monotonic() - began, self._clock.now())
+                self._park(run, stage, bug, began)
                 raise bug from error
             self._bus.publish([StepSettled(self._clock.now(), run.id, stage.name, changes, seconds)])
         return self._journal.run(run.id)
+
+    def _park(self, run: Run, stage: Stage, error: CocoonError, began: float) -> None:
+        seconds = self._clock.monotonic() - began
+        self._journal.park(run.id, stage.name, error, self._meter(), seconds, self._clock.now())
 
     def compare(self, plan: Plan, cx: Context) -> tuple[Outlook, ...]:
         """Look at every stage once and change nothing: what a plan, a dry run and an audit report.

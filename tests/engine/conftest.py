@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,11 +105,12 @@ class Bench:
     def journal(self) -> Journal:
         return Journal(open_database(self.path))
 
-    def runner(self, journal: Journal | None = None) -> Runner:
+    def runner(self, journal: Journal | None = None, **options: Any) -> Runner:
         bus = Bus()
         bus.subscribe(Event, self.events.append)
         inventories = {"tools": self.tools, "lamps": self.lamps}
-        return Runner(journal or self.journal(), self.steps(), inventories, clock=self.clock, bus=bus, stop=self.stop)
+        options = {"clock": self.clock, "bus": bus, "stop": self.stop, **options}
+        return Runner(journal or self.journal(), self.steps(), inventories, **options)
 
     def start(self, want: str = "spec", name: str = "init") -> Run:
         return self.journal().start(self.plan(want, name), SPEC, None, version="0", by="a test", now=self.clock.now())

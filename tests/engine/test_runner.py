@@ -42,6 +42,18 @@ def test_a_lasting_error_parks_the_run_and_says_where(bench: Any) -> None:
     assert sorted(bench.tools.things) == ["tool-1", "tool-2", "tool-3"]
 
 
+def test_what_the_last_look_cost_is_counted_though_it_failed(bench: Any) -> None:
+    def refuse(change: Change) -> None:
+        raise CloudError("no more tools", code="QuotaExceeded.Tools")
+
+    bench.tools.before_apply = refuse
+    run = bench.start()
+    with pytest.raises(CloudError):
+        bench.runner(meter=lambda: {("MakeTool", "QuotaExceeded.Tools"): 3}).carry(run)
+    assert bench.journal().calls(run.id) == {"MakeTool": 3}
+    assert bench.journal().refusals(run.id) == {("MakeTool", "QuotaExceeded.Tools"): 3}
+
+
 def test_a_passing_error_sends_the_runner_back_to_look(bench: Any) -> None:
     failures = iter([CloudTransient("throttled"), CloudTransient("throttled")])
 
