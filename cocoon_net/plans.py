@@ -45,7 +45,7 @@ def foresee(desk: Desk, workflow: str, spec: Spec | None, *, now: datetime | Non
     if workflow == "teardown":
         last = runs.provisioned(desk.journal)
         run = last if last.workflow == workflow and not last.ended else None
-        spec, instance = last.spec, last.instance
+        spec, instance = last.spec, runs.facts(desk, last)
         if run is None and not last.ended:
             desk.say(f"a teardown gives {last.id} up, which stands in {last.state!r}")
     else:

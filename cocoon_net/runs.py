@@ -185,7 +185,7 @@ def begin_teardown(desk: Desk) -> Run:
     if parked is not None:
         desk.say(f"giving up {parked.id}, which stopped in {parked.state!r}; what it made is removed")
         abandon(desk, parked, "a teardown was begun")
-    return _start(desk, "teardown", last.spec, last.instance)
+    return _start(desk, "teardown", last.spec, facts(desk, last))
 
 
 def _start(desk: Desk, workflow: str, spec: Spec, instance: Instance | None) -> Run:
@@ -249,6 +249,11 @@ def provisioned(journal: Journal) -> Run:
     if run is None:
         raise SpecError("this node is not provisioned: there is nothing to tear down", hint="cocoon-net workflow list")
     return run
+
+
+def facts(desk: Desk, run: Run) -> Instance:
+    """Return the facts of this instance as a run has them; the cloud is asked where a node was imported without them."""
+    return run.instance or describe(desk, run.spec)
 
 
 def describe(desk: Desk, spec: Spec) -> Instance:

@@ -177,7 +177,10 @@ def _write(
     kernel: Iterable[KernelLink],
     now: datetime,
 ) -> None:
-    """Write the node down as an adopted one: its cloud side is not ours to delete."""
+    """Write the node down as one that was there before us: of its cloud side only what bears our marks is ours.
+
+    Such marks are there when it was us who made the node, and our database was lost since.
+    """
     bridge = next((link.mac for link in kernel if link.name == BRIDGE), "")
     with journal.transaction():
         run = journal.start(
@@ -203,7 +206,7 @@ def _write(
 
 
 def _settle(journal: Journal, run: Run, step: str, records: dict[str, Any], now: datetime) -> None:
-    rows = [Row(step, key, Origin.ADOPTED, record) for key, record in records.items()]
+    rows = [Row(step, key, Origin.FOUND, record) for key, record in records.items()]
     journal.enter(run.id, step, now)
     journal.settle(run.id, step, rows, {}, 0.0, now)
 

@@ -168,3 +168,48 @@ def test_a_state_directory_of_the_go_tool_is_taken_over(scene: Any, tmp_path: Pa
     finally:
         served.end(signal.SIGTERM)
     os.sync()
+    plan = scene.product("plan", "teardown", "--state-dir", str(tmp_path), "--json", check=False)
+    assert plan.returncode == 1, plan.stderr
+    steps = {step["step"]: step for step in json.loads(plan.stdout)["steps"]}
+    deleted = {name: [row["key"] for row in step["changes"] if row["verb"] == "delete"] for name, step in steps.items()}
+    assert deleted["subnet"] == ["subnet"] and len(deleted["enis"]) == 3, "they carry our mark"
+    assert "nothing" in scene.product("gc", "--dry-run", "--state-dir", str(tmp_path)).stdout
+    scene.product("init", *SPEC, "--state-dir", str(tmp_path))
+    scene.product("teardown", "--state-dir", str(tmp_path))
+    left = scene.cloud()
+    assert not [key for key, *_ in left["interfaces"] if key.startswith("eni-")]
+    assert "172.20.100.0/24" not in [row[0] for row in left["subnets"]]
+
+
+def test_a_node_of_the_go_tool_is_torn_down_without_its_cloud_side(scene: Any, tmp_path: Path) -> None:
+    """Nobody asked the cloud for the facts of this instance when the node was taken over."""
+    subnet = scene.admin.plant_subnet("172.20.102.0/24")
+    scene.admin.plant_interface(subnet="172.20.102.0/24", instance="node1", name="go", secondaries=5, count=2)
+    before = scene.cloud()
+    ips = [a for row in scene.admin.state()["interfaces"] if row["name"] == "go" for a in row["secondaries"]]
+    pool = {
+        "platform": "volcengine",
+        "nodeName": "go-pool",
+        "subnet": "172.20.102.0/24",
+        "gateway": "172.20.102.1",
+        "primaryNIC": "eth0",
+        "subnetID": subnet,
+        "ips": ips,
+        "updatedAt": "2026-05-01T10:00:00.123456789Z",
+    }
+    (tmp_path / "pool.json").write_text(json.dumps(pool))
+    scene.on_node("ip", "link", "del", "cni0", check=False)
+    scene.on_node("ip", "link", "add", "cni0", "type", "bridge")
+    scene.on_node("ip", "addr", "add", "172.20.102.1/24", "dev", "cni0")
+    scene.on_node("ip", "link", "set", "cni0", "up")
+    state = ("--state-dir", str(tmp_path))
+    Daemon(scene, *state).end(signal.SIGTERM)
+    plan = scene.product("plan", "teardown", *state, "--json", check=False)
+    assert plan.returncode == 1, plan.stderr
+    kept = {step["step"]: step["kept"] for step in json.loads(plan.stdout)["steps"]}
+    assert kept["subnet"] == {"subnet": "was there before us"}
+    assert kept["enis"] == {"eni-1": "was there before us", "eni-2": "was there before us"}
+    assert "nothing" in scene.product("gc", "--dry-run", *state).stdout
+    scene.product("teardown", *state)
+    assert scene.cloud() == before
+    assert not (tmp_path / "pool.json").exists()
