@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -71,27 +72,41 @@ def gc(dry_run: bool, as_json: bool, node_name: str, platform: str, **flags: Any
         cloud = _platform(desk, run, platform, reached)
         vpc = run.instance.vpc_id if run and run.instance else ""
         strays = cloud.strays(node, vpc, looked_after(desk.journal))
-        found, failed = [], None
-        for stray in strays.interfaces():
-            outcome, why = ("stays", stray.stays) if stray.stays else ("garbage", "")
-            if outcome == "garbage" and not dry_run:
-                try:
-                    why = strays.collect(stray)
-                    outcome = "stays" if why else "deleted"
-                except CocoonError as error:
-                    outcome, why, failed = "failed", error.message, failed or error
-            found.append(Found(stray, outcome, why))
-        found += [Found(stray, "stays", stray.stays) for stray in strays.subnets()]
-        deleted = [each.stray.id for each in found if each.outcome == "deleted"]
-        if deleted and run is not None:
-            from cocoon_net.engine.history import Deed
-
-            desk.journal.record(Deed.COLLECTED, desk.clock.now(), node=node, interfaces=deleted)
+        found: list[Found] = []
+        failed: CocoonError | None = None
+        try:
+            for stray in strays.interfaces():
+                outcome, why = ("stays", stray.stays) if stray.stays else ("garbage", "")
+                if outcome == "garbage" and not dry_run:
+                    try:
+                        why = strays.collect(stray)
+                        outcome = "stays" if why else "deleted"
+                    except CocoonError as error:
+                        outcome, why, failed = "failed", error.message, failed or error
+                found.append(Found(stray, outcome, why))
+            found += [Found(stray, "stays", stray.stays) for stray in strays.subnets()]
+        finally:
+            _record(desk, node, found, cloud.calls())
     _show(found, node, as_json)
     if failed is not None:
         raise failed
     if any(each.outcome == "garbage" for each in found):
         raise click.exceptions.Exit(DriftFound.exit_code)
+
+
+def _record(desk: Desk, node: str, found: list[Found], calls: Mapping[tuple[str, str], int]) -> None:
+    """Enter into the history what was deleted, what may have been, and what the cloud was asked, by action."""
+    from cocoon_net.engine.history import Deed
+
+    told = {outcome: [each.stray.id for each in found if each.outcome == outcome] for outcome in ("deleted", "failed")}
+    if any(told.values()):
+        counted: Counter[str] = Counter()
+        for (action, _), count in calls.items():
+            counted[action] += count
+        details: dict[str, Any] = {"node": node, "interfaces": told["deleted"], "calls": dict(counted)}
+        if told["failed"]:
+            details["failed"] = told["failed"]
+        desk.journal.record(Deed.COLLECTED, desk.clock.now(), **details)
 
 
 def looked_after(journal: Journal) -> LookedAfter:

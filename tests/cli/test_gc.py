@@ -116,7 +116,21 @@ def test_garbage_is_shown_then_deleted_and_entered_into_the_history(node: Node) 
     assert node.gc("--dry-run")[0] == node.gc()[0] == 0
     with runs.glance(node.site, "a look", bus=Bus(), say=lambda line: None) as desk:
         (entry,) = [each for each in desk.journal.history.entries() if each.what == "collected"]
-    assert entry.details == {"node": "pool", "interfaces": [garbage]}
+    calls = entry.details["calls"]
+    assert entry.details == {"node": "pool", "interfaces": [garbage], "calls": calls}
+    assert calls["DeleteNetworkInterface"] == calls["DescribeNetworkInterfaceAttributes"] == 1
+    assert calls["DescribeNetworkInterfaces"] >= 1 and calls["DescribeSubnets"] == 1
+
+
+def test_what_was_deleted_before_the_cloud_fell_ill_is_in_the_history_too(node: Node) -> None:
+    node.init()
+    garbage = node.plant(subnet=NET, tags=OURS)
+    node.cloud.admin.set_faults({"fail.DescribeSubnets": "LackPolicy@403"})
+    assert node.gc()[0] == 77
+    assert garbage not in node.there()
+    with runs.glance(node.site, "a look", bus=Bus(), say=lambda line: None) as desk:
+        (entry,) = [each for each in desk.journal.history.entries() if each.what == "collected"]
+    assert entry.details["interfaces"] == [garbage]
 
 
 def test_what_is_not_garbage_stays(node: Node) -> None:
