@@ -252,7 +252,7 @@ def provisioned(journal: Journal) -> Run:
 
 
 def facts(desk: Desk, run: Run) -> Instance:
-    """Return the facts of this instance as a run has them; the cloud is asked where a node was imported without them."""
+    """Return the facts of this instance as a run has them; a node that was imported has none, so the cloud is asked."""
     return run.instance or describe(desk, run.spec)
 
 
