@@ -51,10 +51,10 @@ def foresee(desk: Desk, workflow: str, spec: Spec | None, *, now: datetime | Non
     else:
         spec = spec or _last_spec(desk.journal, workflow)
         run = runs.standing(desk.journal, workflow, spec)
-        instance = run.instance if run is not None else runs.describe(desk, spec)
-    if here and instance is not None and instance.instance_id != here:
+        instance = runs.facts(desk, run) if run is not None else runs.describe(desk, spec)
+    if here and instance.instance_id != here:
         raise SpecError(f"the plan is of another node: of {here}, and this is {instance.instance_id}")
-    if workflow == "init" and instance is not None:
+    if workflow == "init":
         size(spec, instance)
     plan = _rest(run) if run is not None else load(workflow, STEPS, desk.site.workflow_dir)
     lineage = desk.journal.lineage()
