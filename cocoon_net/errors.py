@@ -20,6 +20,7 @@
     ├─ DriftFound                  1              plan or audit found differences, like diff
     └─ InvariantError             70 SOFTWARE     a bug; the only one printed with a traceback
 
+A signal outside of a run is no error of ours: 130, as shells have it; a run that it stops is NotSettled.
 The message says what was wanted and what was seen; ``hint`` says what to do next. Exit codes are the
 names of ``sysexits.h`` as ``os`` spells them.
 """

@@ -61,7 +61,7 @@ def cli() -> None:
 
     Exit codes: 0 done; 1 differences found; 2 wrong usage; 69 the cloud refused; 70 a bug; 71 the kernel refused;
     73 a quota, or something in the way; 74 a state file is unusable; 75 parked or locked, the same command goes on;
-    77 not permitted; 78 the request is wrong.
+    77 not permitted; 78 the request is wrong; 130 stopped by a signal before a run began, or while only looking.
     """
 
 

@@ -56,6 +56,23 @@ def test_a_second_signal_ends_it_in_the_call_and_the_journal_says_so(
     assert node.query("SELECT count(*) FROM operations WHERE outcome = 'pending'") == [(0,)]
 
 
+def test_before_the_run_begins_it_ends_as_shells_have_it_and_there_is_nothing_to_resume(
+    node: Any, spec: tuple[str, ...], eventually: Any
+) -> None:
+    assert "130 stopped by a signal" in " ".join(node("--help").stdout.split())
+    node.fault(api_latency="1.5")
+    process = node.start("init", *spec)
+    eventually(node.database.exists, 60)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130, said
+    assert said.strip().endswith("stopped")
+    assert node.query("SELECT id FROM runs") == []
+    node.fault(api_latency="")
+    assert "no unfinished init" in node("run", "init", "--resume", code=78).stderr
+
+
 def test_while_it_waits_it_stops_at_once_and_says_for_what(node: Any, spec: tuple[str, ...], eventually: Any) -> None:
     node.fault(attach_stuck="1")
     node.stuck = True
