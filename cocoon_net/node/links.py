@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from cocoon_net.engine.model import Call, Change, Context, Later, Seen, Verb, Via
-from cocoon_net.errors import InvariantError, NodeTransient
+from cocoon_net.errors import InvariantError, NodeTransient, Unsupported
 from cocoon_net.node import netlink
 from cocoon_net.node.netlink import KernelLink
 from cocoon_net.records import Interface, Link
@@ -42,7 +42,8 @@ class Links:
     def apply(self, change: Change, token: str, cx: Context) -> Mapping[str, str]:
         """Set a link up or down; it never gets an address.
 
-        One that has not appeared is NodeTransient: attaching takes the kernel a moment. So is one that has appeared
+        One that has not appeared is NodeTransient: attaching takes the kernel a moment; Unsupported where it was never
+        seen attached, which only a skipped step can leave behind. NodeTransient, too, is one that has appeared
         since it was looked for: how it was before us is seen by looking again. A link is not ours to delete, the cloud
         takes it away with its interface: deleting sets it down.
         """
@@ -52,6 +53,12 @@ class Links:
         match (change.verb, link):
             case (Verb.DELETE, None):
                 return {}
+            case (_, None) if any(cx.undertaken("attach", change.key)):
+                raise Unsupported(
+                    f"{_missing(change.key, mac, present)}, since attaching it has not come to rest",
+                    hint="`cocoon-net workflow steps` shows that attach was skipped; `cocoon-net workflow abandon` and "
+                    "the same command anew do every step, `cocoon-net workflow skip` leaves this one out, too",
+                )
             case (_, None):
                 raise NodeTransient(_missing(change.key, mac, present), hint="`ip link` shows what the kernel has")
             case (Verb.CREATE, KernelLink()):

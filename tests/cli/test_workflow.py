@@ -90,9 +90,9 @@ def test_an_interface_of_which_nobody_was_told_can_be_named(node: Any, spec: tup
     assert other in left
 
 
-@pytest.mark.parametrize("step", ["subnet", "enis"])
+@pytest.mark.parametrize("step", ["subnet", "enis", "attach"])
 def test_what_cannot_work_without_a_skipped_step_says_so(node: Any, spec: tuple[str, ...], step: str) -> None:
-    action = {"subnet": "CreateSubnet", "enis": "CreateNetworkInterface"}[step]
+    action = {"subnet": "CreateSubnet", "enis": "CreateNetworkInterface", "attach": "AttachNetworkInterface"}[step]
     node.fault(**{f"fail.{action}": "InvalidParameter@400"})
     node("init", *spec, code=69)
     assert "skipped, only the state" in node("workflow", "skip", "dhcp", "--why", "x", code=78).stderr
