@@ -266,7 +266,8 @@ def missed(
             continue
         before = held.get(mac)
         if before is not None and before != address:
-            if not trust:
+            if not trust:  # whatever the book says of the client, somebody may use what it has never heard of
+                yield address, Lease(address, State.QUARANTINED, row.expires, b"", now)
                 continue
             old = table[before]
             yield before, Lease(before, State.COOLING, now + Terms().cooling, b"", now, old.client_id)

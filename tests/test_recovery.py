@@ -276,3 +276,22 @@ def test_a_file_of_leases_that_is_damaged_is_told_of_and_harms_nobody(site: Site
     assert "is of no use" in line or "cannot be used" in line
     assert len(Book(database).leases()) == 30
     assert json.loads(Journal(database).note("rebuilt") or "{}") == {}
+
+
+@pytest.mark.parametrize(
+    ("flip", "seen"),
+    [
+        ("mac = '02:00:00:00:00:47'", False),
+        ("hostname = 'vl'", False),
+        (f"ends = {SECOND + 900}", False),
+        (f"address = {int(SUBNET[59])}", True),
+    ],
+)
+def test_what_a_plausible_flipped_bit_of_a_lease_costs_is_as_documented(site: Site, flip: str, seen: bool) -> None:
+    """docs/operations.md: rows have no checksums; only an address that is in nobody's row any more is missed."""
+    rows = [lease_file.row(MACS[n].hex(":"), str(SUBNET[n]), SECOND + 1000) for n in range(2, 32)]
+    site.lease_file.write_bytes(lease_file.join(rows))
+    run_sql(site.database, f"UPDATE leases SET {flip} WHERE address = ?", int(SUBNET[7]))
+    database = open_sound(site, site.daemon_lock, print, "test")
+    told = [f"{SUBNET[7]} is quarantined, for somebody uses it: recalled"] if seen else []
+    assert recall(site, database, POOL, SECOND) == told
