@@ -37,7 +37,8 @@ HOMES: dict[str, tuple[str, ...]] = {
     "scapy": ("dhcp.probe", "lab"),
     "rich": ("cli.render", "cli.show"),
     "sqlite_utils": (
-        "store", "engine.journal", "engine.history", "dhcp.book", "recovery", "runs", "world", "supervisor",
+        "store", "engine.journal", "engine.operations", "engine.history", "dhcp.book", "recovery", "runs", "world",
+        "supervisor",
     ),
     "apscheduler": ("supervisor",),
     "click": ("cli",),

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import json
 import secrets
-import sqlite3
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from cocoon_net.engine.history import Deed, History
 from cocoon_net.engine.machine import ABANDONED, DONE, PLANNED
-from cocoon_net.engine.model import Change, Ledger, Origin, Row, Undertaken, Verb
+from cocoon_net.engine.model import Ledger, Origin, Row
+from cocoon_net.engine.operations import Operations, decoded, encoded, stamp
 from cocoon_net.engine.workflow import Plan
 from cocoon_net.errors import CocoonError, WorldError
-from cocoon_net.records import Instance, Record, decode, encode
+from cocoon_net.records import Instance, decode, encode
 from cocoon_net.spec import Spec
-from cocoon_net.store import reading, trouble
+from cocoon_net.store import reading
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -53,28 +52,13 @@ class Run:
         return self.state in (DONE, ABANDONED)
 
 
-class Journal:
+class Journal(Operations):
     """Reads and writes runs, visits, operations, the ledger and the history. Used from one thread."""
 
     def __init__(self, database: Database, by: str = "", guard: Callable[[], None] = lambda: None) -> None:
-        """``by`` is who acts, for the history: ``alice, pid 71``.
-
-        ``guard`` raises when we may not act any more; it is asked before each act and before each commit.
-        """
-        self._db = database
+        """``by`` is who acts, for the history: ``alice, pid 71``; ``guard`` as ``Operations`` takes it."""
+        super().__init__(database, guard)
         self.history = History(database, by)
-        self.guard = guard
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Make what is written inside one commit; a full or read-only disk becomes a StoreError."""
-        self.guard()
-        try:
-            with self._db.atomic():
-                yield
-                self.guard()  # now that nobody else can write: who slept up to here must not commit
-        except sqlite3.Error as error:
-            raise trouble(error, "the journal cannot be written") from error
 
     def record(self, what: Deed, now: datetime, *, run: Run | None = None, by: str = "", **details: Any) -> None:
         """Enter a deed into the history: who (``by``, else whose journal it is) did what, to which run, with what.
@@ -83,7 +67,7 @@ class Journal:
         """
         about = {"run": run.id, "workflow": run.workflow, "lineage": run.lineage} if run else {}
         with self.transaction():
-            self.history.add(what, _text(now), by=by, details=details, **about)
+            self.history.add(what, stamp(now), by=by, details=details, **about)
 
     # Runs
 
@@ -104,8 +88,8 @@ class Journal:
                     "plan": json.dumps(plan.as_json()),
                     "version": version,
                     "started_by": by,
-                    "started_at": _text(now),
-                    "updated_at": _text(now),
+                    "started_at": stamp(now),
+                    "updated_at": stamp(now),
                 }
             )
             self.record(Deed.STARTED, now, run=self.run(run), by=by, spec=spec.as_json())
@@ -153,7 +137,7 @@ class Journal:
         """
         with self.transaction():
             self._db.execute(
-                "UPDATE runs SET state = ?, reason = '', updated_at = ? WHERE id = ?", [state, _text(now), run]
+                "UPDATE runs SET state = ?, reason = '', updated_at = ? WHERE id = ?", [state, stamp(now), run]
             )
             if state == DONE:
                 self._db.execute(
@@ -166,7 +150,7 @@ class Journal:
                 ended = self.run(run)
                 told = {"why": why} if why else {}
                 self.record(deed, now, run=ended, by=self.history.by or ended.started_by, **told)
-                self.history.prune(_text(now))
+                self.history.prune(stamp(now))
 
     def park(
         self,
@@ -186,11 +170,11 @@ class Journal:
             "key": error.key if isinstance(error, WorldError) else "",
             "code": error.code if isinstance(error, WorldError) else "",
             "exit_code": error.exit_code,
-            "at": _text(now),
+            "at": stamp(now),
         }
         with self.transaction():
             self._db.execute(
-                "UPDATE runs SET reason = ?, updated_at = ? WHERE id = ?", [json.dumps(reason), _text(now), run]
+                "UPDATE runs SET reason = ?, updated_at = ? WHERE id = ?", [json.dumps(reason), stamp(now), run]
             )
             self._db.execute(
                 "UPDATE visits SET error = ?, next_look_at = '' WHERE run = ? AND step = ?",
@@ -206,98 +190,7 @@ class Journal:
         with self.transaction():
             self._db.execute(
                 "INSERT INTO visits (run, step, entered_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-                [run, step, _text(now)],
-            )
-
-    def intend(
-        self, run: Run, changes: Mapping[str, Change], now: datetime, *, permanent: bool = False
-    ) -> dict[str, int]:
-        """Commit the intents of all changes (by token) at once, and what the ledger must know should we die in the act.
-
-        An earlier operation of the same wish is ``repeated`` by the new one, which answers for both. Things that are
-        ``permanent`` are never entered as created. Returns token -> id of its operation.
-        """
-        ids: dict[str, int] = {}
-        with self.transaction():
-            for token, change in changes.items():
-                self._db.execute(
-                    "UPDATE operations SET outcome = 'repeated' WHERE lineage = ? AND step = ? AND key = ? "
-                    "AND token = ? AND settled = 0 AND outcome IN ('pending', 'unknown', 'done')",
-                    [run.lineage, change.step, change.key, token],
-                )
-                cursor = self._db.execute(
-                    "INSERT INTO operations (run, lineage, step, key, verb, token, want, seen, intended_at) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    [
-                        run.id,
-                        run.lineage,
-                        change.step,
-                        change.key,
-                        change.verb.value,
-                        token,
-                        _json(change.want),
-                        _json(change.seen),
-                        _text(now),
-                    ],
-                )
-                ids[token] = int(cursor.lastrowid or 0)
-                self._db.execute(
-                    "UPDATE ledger SET foreseen_by = ? WHERE step = ? AND key = ? AND foreseen_by IN "
-                    "(SELECT id FROM operations WHERE lineage = ? AND token = ?)",
-                    [ids[token], change.step, change.key, run.lineage, token],
-                )
-                self._foresee(change, ids[token], now, permanent)
-                self._db.execute(
-                    "UPDATE visits SET changes = changes + 1, waiting = '' WHERE run = ? AND step = ?",
-                    [run.id, change.step],
-                )
-        return ids
-
-    def _foresee(self, change: Change, operation: int, now: datetime, permanent: bool) -> None:
-        """Enter a new thing as created before it is, and keep how a found thing was before our first change."""
-        row: list[str | int | None]
-        match change.verb:
-            case Verb.CREATE if permanent:
-                row = [Origin.FOUND.value, _json(change.want), None, None]
-            case Verb.CREATE:
-                row = [Origin.CREATED.value, _json(change.want), None, operation]
-            case Verb.UPDATE:
-                row = [Origin.FOUND.value, _json(change.seen), _json(change.seen), None]
-            case Verb.DELETE:
-                return
-        self._db.execute(
-            "INSERT INTO ledger (step, key, updated_at, origin, record, before, foreseen_by) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (step, key) DO UPDATE SET before = coalesce(before, excluded.before) "
-            "WHERE ledger.origin = 'found'",
-            [change.step, change.key, _text(now), *row],
-        )
-
-    def conclude(
-        self,
-        operation: int,
-        outcome: str,
-        now: datetime,
-        *,
-        error: BaseException | None = None,
-        details: Mapping[str, str] | None = None,
-    ) -> None:
-        """Commit what became of an operation, as ``Undertaken.outcome`` spells it."""
-        told = dict(details or {}) if error is None else {"error": type(error).__name__}
-        world = error if isinstance(error, WorldError) else None
-        with self.transaction():
-            self._db.execute(
-                "UPDATE operations SET ended_at = ?, outcome = ?, code = ?, message = ?, request_id = ?, details = ? "
-                "WHERE id = ?",
-                [
-                    _text(now),
-                    outcome,
-                    world.code if world else "",
-                    "" if error is None else str(error),
-                    world.request_id if world else told.get("request_id", ""),
-                    json.dumps(told),
-                    operation,
-                ],
+                [run, step, stamp(now)],
             )
 
     def looked(self, run: str, step: str, waiting: str, calls: Mapping[tuple[str, str], int], again: datetime) -> None:
@@ -305,19 +198,9 @@ class Journal:
         with self.transaction():
             self._db.execute(
                 "UPDATE visits SET looks = looks + 1, waiting = ?, next_look_at = ? WHERE run = ? AND step = ?",
-                [waiting, _text(again), run, step],
+                [waiting, stamp(again), run, step],
             )
             self._count(run, step, calls)
-
-    def doubt(self, run: Run, step: str, tokens: Collection[str]) -> None:
-        """Call the outcome of these wishes unknown: answered with success, and nothing to be seen of them."""
-        with self.transaction():
-            for token in tokens:
-                self._db.execute(
-                    "UPDATE operations SET outcome = 'unknown', message = 'answered with success and never seen' "
-                    "WHERE lineage = ? AND step = ? AND token = ? AND outcome = 'done' AND settled = 0",
-                    [run.lineage, step, token],
-                )
 
     def settle(
         self,
@@ -333,7 +216,7 @@ class Journal:
         for row in rows:
             self._db.execute(
                 "INSERT INTO ledger (step, key, origin, record, before, updated_at) VALUES (?, ?, ?, ?, ?, ?)",
-                [row.step, row.key, row.origin.value, _json(row.record), _json(row.before), _text(now)],
+                [row.step, row.key, row.origin.value, encoded(row.record), encoded(row.before), stamp(now)],
             )
         self._db.execute("UPDATE operations SET settled = 1 WHERE step = ? AND settled = 0", [step])
         self._db.execute(
@@ -342,7 +225,7 @@ class Journal:
         self._db.execute(
             "UPDATE visits SET settled_at = ?, looks = looks + 1, waiting = '', next_look_at = '', error = '' "
             "WHERE run = ? AND step = ?",
-            [_text(now), run, step],
+            [stamp(now), run, step],
         )
         self._spent(run, step, seconds)
         self._count(run, step, calls)
@@ -350,73 +233,10 @@ class Journal:
     def skip(self, run: str, step: str, why: str, by: str, now: datetime) -> None:
         """Note in the visit of a step that the operator went past it; the ledger keeps what is known of it."""
         self.enter(run, step, now)
-        skipped = json.dumps({"by": by, "why": why, "at": _text(now)})
+        skipped = json.dumps({"by": by, "why": why, "at": stamp(now)})
         self._db.execute(
             "UPDATE visits SET skipped = ?, next_look_at = '' WHERE run = ? AND step = ?", [skipped, run, step]
         )
-
-    # Operations of which nobody knows what became
-
-    def unknown(self) -> list[dict[str, Any]]:
-        """Return the operations whose outcome is not known, those of the newest run first."""
-        return list(
-            self._db.query(
-                "SELECT operations.*, workflow, state FROM operations JOIN runs ON runs.id = operations.run "
-                "WHERE outcome IN ('pending', 'unknown') ORDER BY runs.rowid DESC, operations.id"
-            )
-        )
-
-    def unsettled(self, run: Run, step: str) -> list[tuple[str, Verb, Record | None, datetime]]:
-        """Return what other runs began in a step and never saw at rest: key, verb, want, when."""
-        rows = self._db.query(
-            "SELECT run, key, verb, want, intended_at, max(id) FROM operations "
-            "WHERE step = ? AND settled = 0 AND lineage = ? AND outcome NOT IN ('failed', 'not begun') GROUP BY key",
-            [step, run.lineage],
-        )
-        return [
-            (
-                row["key"],
-                Verb(row["verb"]),
-                decode(json.loads(row["want"])) if row["want"] else None,
-                datetime.fromisoformat(row["intended_at"]),
-            )
-            for row in rows
-            if row["run"] != run.id
-        ]
-
-    def forget(self, operation: Mapping[str, Any]) -> bool:
-        """Conclude an operation as forgotten; drops the row that was foreseen by it, and says whether there was one."""
-        cursor = self._db.execute(
-            "DELETE FROM ledger WHERE step = ? AND key = ? AND foreseen_by = ?",
-            [operation["step"], operation["key"], operation["id"]],
-        )
-        self._db.execute("UPDATE operations SET outcome = 'forgotten' WHERE id = ?", [operation["id"]])
-        return cursor.rowcount > 0
-
-    def wish_anew(self, operation: Mapping[str, Any]) -> None:
-        """Conclude an operation as retried: its wish counts as come to rest, so that the next one has a new token."""
-        self._db.execute(
-            "UPDATE operations SET settled = 1 WHERE lineage = ? AND step = ? AND key = ? AND token = ?",
-            [operation["lineage"], operation["step"], operation["key"], operation["token"]],
-        )
-        self._db.execute("UPDATE operations SET outcome = 'retried' WHERE id = ?", [operation["id"]])
-
-    def adopt(self, operation: Mapping[str, Any], record: Record, now: datetime) -> None:
-        """Conclude an operation as adopted: the ledger names ``record`` as what it made."""
-        self._db.execute(
-            "INSERT OR REPLACE INTO ledger (step, key, origin, record, updated_at) VALUES (?, ?, ?, ?, ?)",
-            [operation["step"], operation["key"], Origin.CREATED.value, _json(record), _text(now)],
-        )
-        self._db.execute("UPDATE operations SET outcome = 'adopted' WHERE id = ?", [operation["id"]])
-
-    @reading("the journal")
-    def incarnation(self, lineage: str, step: str, key: str) -> int:
-        """Return how many operations on this key came to rest in this lineage."""
-        (count,) = self._db.execute(
-            "SELECT count(*) FROM operations WHERE lineage = ? AND step = ? AND key = ? AND settled = 1",
-            [lineage, step, key],
-        ).fetchone()
-        return int(count)
 
     @reading("the ledger")
     def ledger(self) -> Ledger:
@@ -428,22 +248,10 @@ class Journal:
                 row["key"],
                 Origin(row["origin"]),
                 decode(json.loads(row["record"])),
-                decode(json.loads(row["before"])) if row["before"] else None,
+                decoded(row["before"]),
             )
             for row in rows
         }
-
-    def open(self, lineage: str) -> tuple[Undertaken, ...]:
-        """Return what was undertaken in a lineage and has not come to rest since, oldest first."""
-        rows = self._db.query("SELECT * FROM operations WHERE lineage = ? AND settled = 0 ORDER BY id", [lineage])
-        return tuple(
-            Undertaken(
-                Change(row["step"], row["key"], Verb(row["verb"]), _record(row["want"]), _record(row["seen"])),
-                row["outcome"],
-                json.loads(row["details"]),
-            )
-            for row in rows
-        )
 
     # What `workflow show` reads
 
@@ -451,11 +259,6 @@ class Journal:
     def visits(self, run: str) -> dict[str, dict[str, Any]]:
         """Return step -> its visit's columns."""
         return {row["step"]: row for row in self._db.query("SELECT * FROM visits WHERE run = ?", [run])}
-
-    @reading("the journal")
-    def operations(self, run: str) -> list[dict[str, Any]]:
-        """Return the run's journal, oldest first."""
-        return list(self._db.query("SELECT * FROM operations WHERE run = ? ORDER BY id", [run]))
 
     @reading("the calls of a run")
     def calls(self, run: str) -> dict[str, int]:
@@ -517,15 +320,3 @@ def _run(row: dict[str, Any]) -> Run:
         updated_at=row["updated_at"],
         seconds=row["seconds"],
     )
-
-
-def _record(text: str | None) -> Record | None:
-    return decode(json.loads(text)) if text else None
-
-
-def _json(record: Record | None) -> str | None:
-    return None if record is None else json.dumps(encode(record))
-
-
-def _text(now: datetime) -> str:
-    return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -21,6 +21,7 @@ from cocoon_net.engine.forecast import Outlook, Planned
 from cocoon_net.engine.journal import Journal, Run
 from cocoon_net.engine.machine import PLANNED, RunMachine
 from cocoon_net.engine.model import Busy, Change, Context, Inventory, Origin, Row, Seen, Step, Verb, Wanted
+from cocoon_net.engine.operations import NotBegun, verdict
 from cocoon_net.engine.plan import Difference, diff, foreseen, kept, spared, token
 from cocoon_net.engine.workflow import Plan, Stage, Wish
 from cocoon_net.errors import CloudThrottled, CocoonError, InvariantError, NotSettled, StoreError, WorldError
@@ -310,7 +311,7 @@ class Runner:
                 error.key = error.key or change.key
             if isinstance(error, WorldError) and error.retryable:
                 passing.append(error.message)
-            elif error is not None and not isinstance(error, _NotBegun):
+            elif error is not None and not isinstance(error, NotBegun):
                 lasting.append(error)
             try:
                 details = call.result() if error is None else {}
@@ -337,7 +338,7 @@ class Runner:
     def _act(self, inventory: Inventory, change: Change, wish: str, cx: Context) -> Mapping[str, str]:
         """Make one change, unless we were asked to stop while it stood in line."""
         if self._stop.asked:
-            raise _NotBegun(f"not begun: {self._stop.asked} came first")
+            raise NotBegun(f"not begun: {self._stop.asked} came first")
         self._journal.guard()
         return inventory.apply(change, wish, cx)
 
@@ -366,30 +367,6 @@ class Runner:
 
 def _at_rest(seen: Seen) -> dict[str, Record]:
     return {key: record for key, record in seen.items() if not isinstance(record, Busy)}
-
-
-class _NotBegun(CocoonError):
-    """A change that stood in line when we were asked to stop."""
-
-
-def verdict(error: BaseException | None) -> str:
-    """Return what is known of a change that ended so, as ``Undertaken.outcome`` spells it. Pure.
-
-    Raises what is no Exception at all: then we have ended, and have nothing to write.
-    """
-    match error:
-        case None:
-            return "done"
-        case _NotBegun():
-            return "not begun"
-        case InvariantError():
-            return "unknown"  # a bug can strike before the act and after it
-        case CocoonError():
-            return "unknown" if error.retryable else "failed"
-        case Exception():
-            return "unknown"
-        case _:
-            raise error
 
 
 def describe(change: Change) -> str:
