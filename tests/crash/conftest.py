@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,13 @@ class Scene:
 
     name: str
     directory: Path
+    settings: dict[str, str] = field(default_factory=dict)
+    """Of the product's environment, besides those of the lab."""
 
     def command(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command of the product outside the lab."""
         line = [sys.executable, "-m", "cocoon_net", *words]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=120, env=self.environment())
+        done = subprocess.run(line, capture_output=True, text=True, timeout=240, env=self.environment())
         assert not check or done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -44,11 +46,14 @@ class Scene:
 
     def product(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run cocoon-net as on node1."""
-        return self.on_node(sys.executable, "-m", "cocoon_net", *words, check=check)
+        return self.on_node(*self._python(), "-m", "cocoon_net", *words, check=check)
+
+    def _python(self) -> tuple[str, ...]:
+        return ("env", *(f"{name}={value}" for name, value in self.settings.items()), sys.executable)
 
     def die(self, moment: str, *words: str) -> None:
         """Run cocoon-net as on node1, and have it die at a moment."""
-        killed = self.on_node(sys.executable, str(DIE), moment, *words, check=False)
+        killed = self.on_node(*self._python(), str(DIE), moment, *words, check=False)
         assert killed.returncode in (128 + signal.SIGKILL, -signal.SIGKILL), killed.stderr
 
     @property

@@ -87,20 +87,6 @@ def test_a_dry_run_shows_what_would_be_made_and_makes_nothing(scene: Any) -> Non
     assert scene.world() == before
 
 
-def test_the_cloud_in_trouble_only_makes_it_slower(scene: Any) -> None:
-    before = scene.world()
-    scene.admin.set_faults({"error-rate": "0.2", "describe-lag": "3", "state-latency": "0.2", "link-delay": "0.5"})
-    try:
-        scene.product("init", *SPEC, "--pool-size", "60")
-        made = [row for row in scene.cloud()["interfaces"] if row[0].startswith("eni-")]
-        assert len(made) == 3, "no interface too many"
-        assert [row[3] for row in made] == [20, 20, 20], "no address too few"
-        scene.product("teardown")
-    finally:
-        scene.admin.set_faults({"error-rate": "", "describe-lag": "", "state-latency": "", "link-delay": ""})
-    assert scene.world() == before
-
-
 def test_init_asks_the_api_for_nothing_that_it_does_not_know(scene: Any) -> None:
     since = max((call["seq"] for call in scene.admin.calls()), default=0)
     scene.product("init", *SPEC, "--pool-size", "120")

@@ -85,9 +85,11 @@ class Control:
         raise SpecError("the lab's cloud has no access key")
 
     def _set_faults(self, body: Fields) -> dict[str, str]:
-        world = self._gateway.world
+        world, now = self._gateway.world, self._gateway.clock.now()
         world.faults = world.faults.set({name: str(value) for name, value in body.items()})
-        self._gateway.disk.save(settings=self._gateway.world_settings())
+        if "attach-stuck" in body and not world.faults.attach_stuck:
+            world.unstick(now)
+        self._gateway.disk.save(world.commit(now), settings=self._gateway.world_settings())
         self._changed()
         return world.faults.settings()
 

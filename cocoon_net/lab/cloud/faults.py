@@ -66,7 +66,7 @@ class Faults:
     attach_fail: int = 0
     """The next so many accepted attaches fall back to Available."""
     attach_stuck: int = 0
-    """The so-manyth attach from now never leaves Attaching; 0: none."""
+    """The so-manyth attach from now does not leave Attaching before this is set to 0 again; 0: none."""
     failures: tuple[Failure, ...] = ()
     """Refusals by action: ``fail.CreateSubnet=InvalidVpc.InvalidStatus@400,2``."""
 

@@ -44,7 +44,9 @@ class Reply:
     body: bytes
     content_type: str = "application/json; charset=utf-8"
     outcome: str = "answered"
-    """answered | spoiled (an error after the effect) | garbled (not JSON) | lost | reset; the last two send nothing."""
+    """answered | spoiled (an error after the effect) | garbled (not JSON) | lost | reset; the last two send nothing.
+
+    Of a mishap also ``busy``: refused because something of the object is under way."""
     hang: float = 0.0
     """Seconds to keep the connection before it is closed without a reply."""
 
@@ -70,7 +72,12 @@ MISHAPS = (
     Mishap("InternalServiceTimeout", 504, ambiguous=True),
     Mishap("", 200, "garbled", ambiguous=True),
     Mishap("", 0, "reset", ambiguous=True),
+    Mishap("", 0, "lost", ambiguous=True),
+    Mishap("InvalidStatus", 400, "busy"),
 )
+
+_BUSY = {"Subnet": "InvalidVpc", "SecurityGroup": "InvalidSecurityGroup"}
+"""What the name of an action holds -> whose status is not the one for it; else an interface's."""
 
 
 class Gateway:
@@ -191,10 +198,10 @@ class Gateway:
     def _decide(
         self, request: Request, call: Call, scope: Authorization | None, problem: ApiError | None
     ) -> tuple[Reply, str]:
-        mishap = self._mishap()
+        mishap = self._mishap(call)
         late = mishap is not None and mishap.ambiguous and self._random.random() < 0.5
         if mishap is not None and not late:
-            return _fail(call, mishap, "answered")
+            return self._fail(call, mishap, "answered")
         try:
             if problem is not None:
                 raise problem
@@ -205,14 +212,35 @@ class Gateway:
             self.world.rollback()
             return Reply(error.status, failure(call, error)), error.code
         if mishap is not None:
-            return _fail(call, mishap, "spoiled")
+            return self._fail(call, mishap, "spoiled")
         if self._loses(call):
             return Reply(0, b"", outcome="lost", hang=self.world.faults.lose_hang), ""
         return Reply(200, body), ""
 
-    def _mishap(self) -> Mishap | None:
+    def _mishap(self, call: Call) -> Mishap | None:
         rate = self.world.faults.error_rate
-        return self._random.choice(MISHAPS) if rate and self._random.random() < rate else None
+        if not rate or self._random.random() >= rate:
+            return None
+        action = ACTIONS.get(call.service, {}).get(call.action)
+        writes = action is not None and action.writes  # only who changes something finds it busy
+        return self._random.choice([mishap for mishap in MISHAPS if writes or mishap.outcome != "busy"])
+
+    def _fail(self, call: Call, mishap: Mishap, when: str) -> tuple[Reply, str]:
+        match mishap.outcome:
+            case "garbled":
+                page = b"<html><body>502 Bad Gateway</body></html>"
+                return Reply(mishap.status, page, "text/html", "garbled"), "garbled"
+            case "reset":
+                return Reply(0, b"", outcome="reset"), "reset"
+            case "lost":
+                return Reply(0, b"", outcome="lost", hang=self.world.faults.lose_hang), "lost"
+            case "busy":
+                whose = next((code for name, code in _BUSY.items() if name in call.action), "InvalidEni")
+                error = ApiError(f"{whose}.InvalidStatus", "The object is not in the status for this.", mishap.status)
+                return Reply(error.status, failure(call, error), outcome=when), error.code
+            case _:
+                error = gateway_error(mishap.code, mishap.status)
+                return Reply(error.status, failure(call, error), outcome=when), error.code
 
     def _throttle(self, call: Call) -> None:
         """Let through ``throttle`` calls a second of each action and ``throttle_all`` in all, with as many at once."""
@@ -296,15 +324,3 @@ def _body_fields(request: Request) -> dict[str, str]:
         return dict(parse_qsl(request.body.decode(), keep_blank_values=True))
     except ValueError:
         raise invalid("the body", "a form or JSON") from None
-
-
-def _fail(call: Call, mishap: Mishap, when: str) -> tuple[Reply, str]:
-    match mishap.outcome:
-        case "garbled":
-            page = b"<html><body>502 Bad Gateway</body></html>"
-            return Reply(mishap.status, page, "text/html", "garbled"), "garbled"
-        case "reset":
-            return Reply(0, b"", outcome="reset"), "reset"
-        case _:
-            error = gateway_error(mishap.code, mishap.status)
-            return Reply(error.status, failure(call, error), outcome=when), error.code

@@ -145,6 +145,12 @@ class World:
             case _:
                 self.interfaces.put(replace(arrived, instance_id=None, index=None, in_use_since=None))
 
+    def unstick(self, now: datetime) -> None:
+        """Let the interfaces go on whose transition was held up (``attach-stuck``)."""
+        for interface in self.interfaces.all():
+            if interface.status == "Attaching" and interface.move is None:
+                self.interfaces.put(replace(interface, move=self.move("InUse", now)))
+
     def next_due(self) -> datetime | None:
         """Return the moment of the next transition, or None."""
         moves = [

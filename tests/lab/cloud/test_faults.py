@@ -132,7 +132,9 @@ def test_errors_by_chance_come_in_many_ways_some_after_the_effect(start, sdk):
     made = [row for row in bench.admin.state()["interfaces"] if row["kind"] == "secondary"]
     outcomes = [call["outcome"] for call in bench.admin.calls() if call["action"] == "CreateNetworkInterface"]
     assert len(made) > answered
-    assert {"answered", "spoiled", "garbled", "reset"} <= set(outcomes)
+    assert {"answered", "spoiled", "garbled", "reset", "lost"} <= set(outcomes)
+    codes = {call["code"] for call in bench.admin.calls() if call["action"] == "CreateNetworkInterface"}
+    assert "InvalidEni.InvalidStatus" in codes
 
 
 def test_the_same_chance_gives_the_same_errors(start):
@@ -181,6 +183,8 @@ def test_the_nth_attach_can_get_stuck(bench):
     assert [bench.status(key) for key in keys] == ["InUse", "Attaching", "InUse"]
     refused = bench.call.refusal("DeleteNetworkInterface", NetworkInterfaceId=keys[1])
     assert refused == (400, "InvalidEni.InvalidStatus")
+    bench.fault(**{"attach-stuck": ""})
+    assert bench.status(keys[1]) == "InUse", "and goes on once the knob is turned back"
 
 
 def test_lists_ids_and_answers_can_take_the_other_form(bench):
