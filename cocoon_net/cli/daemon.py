@@ -41,7 +41,7 @@ from cocoon_net.dhcp.limits import Limits
     type=click.IntRange(min=0),
     default=Limits.addresses,
     show_default=True,
-    help="Addresses that the guests of one bridge port may hold together; 0: no limit.",
+    help="Addresses that the guests of one bridge port may hold together, more while enough is left; 0: no limit.",
 )
 @click.option(
     "--messages-per-second",
@@ -49,7 +49,7 @@ from cocoon_net.dhcp.limits import Limits
     type=click.IntRange(min=0),
     default=int(Limits.rate),
     show_default=True,
-    help="DHCP messages of one bridge port that are read, four times as many at once; 0: no limit.",
+    help="DHCP messages of one bridge port that are read while others speak, four times as many at once; 0: no limit.",
 )
 @click.option(
     "--check-conflicts",

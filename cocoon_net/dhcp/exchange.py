@@ -25,7 +25,7 @@ from cocoon_net.dhcp.guard import Guard
 from cocoon_net.dhcp.histogram import Histogram
 from cocoon_net.dhcp.lease import Lease
 from cocoon_net.dhcp.options import MessageType
-from cocoon_net.dhcp.ports import Ports
+from cocoon_net.dhcp.ports import BATCH, Ports
 from cocoon_net.dhcp.reply import destination, render
 from cocoon_net.dhcp.routes import Routes, RouteState
 from cocoon_net.dhcp.trace import Trace
@@ -68,7 +68,7 @@ class Exchange:
         now, table = int(self._clock.now().timestamp()), self._table
         guard, trace, batch = self._guard, self.trace, Batch(table, now)
         offered = 0
-        guard.begin(began, now, ports.present)
+        guard.begin(began, now, ports.present, len(frames) >= BATCH)
         asked: list[tuple[Decision, Packet]] = []
         for data, port in frames:
             if not guard.admit(port):

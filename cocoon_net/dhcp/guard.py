@@ -5,12 +5,20 @@ bridge that it speaks from. So everything here hangs on the port, as in a switch
 
     frame ─▶ admit (token bucket, before anything is read) ─▶ decode ─▶ decide ─▶ [ its port? its share? ] ─▶ batch
 
+What limits a port protects its neighbours, and where there is none it is not limited:
+
+- addresses: a port always gets a first one, up to its share while every other port that holds none could still get one,
+  and beyond its share while an eighth of the pool would stay free besides; on a bridge that never had a second port
+  nothing is kept back.
+- messages: a port is held to its rate while another one was heard within ten seconds, or while more is waiting than one
+  batch takes.
+
 Why a lease belongs to a port, and what a second port with the same MAC gets: docs/decisions/0005-a-lease-has-a-port.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -31,6 +39,12 @@ MUTE_FOR = 1.0
 MOST_MUTED = 64
 """Ports that the kernel's filter names at once; each costs every DHCP frame an instruction."""
 
+CONTENDED = 10.0
+"""Seconds for which a port that was heard has its neighbours held to their rate."""
+
+KEPT = 8
+"""The part of the pool, one in so many, that no port gets beyond its share."""
+
 QUIET = 60
 """Seconds between two events about the same refusal at the same port."""
 
@@ -41,7 +55,7 @@ REFUSALS = (Reason.TOO_OFTEN, Reason.FORGED, Reason.FOREIGN_RELAY, Reason.OTHER_
 class _Port:
     """What is known of one port."""
 
-    __slots__ = ("addresses", "at", "excess", "muted_until", "tokens", "trusted")
+    __slots__ = ("addresses", "at", "counted", "excess", "muted_until", "tokens", "trusted")
 
     def __init__(self, trusted: bool, tokens: float, at: float) -> None:
         self.trusted = trusted
@@ -50,6 +64,7 @@ class _Port:
         self.excess = 0
         self.muted_until = 0.0
         self.addresses: set[int] = set()
+        self.counted = 0
 
 
 @dataclass(slots=True)
@@ -77,9 +92,13 @@ class Guard:
         self._publish = publish
         self._known: dict[str, _Port] = {}
         self._findings: dict[tuple[str, Reason], Finding] = {}
-        self._present: Mapping[str, int] | Container[str] = ()
+        self._present: Mapping[str, int] = {}
         self._time = 0.0
         self._now = 0
+        self._speaker = ""
+        self._heard = self._others_heard = float("-inf")
+        """When the port that spoke last was heard, and any other one."""
+        self._backlog = False
         self._unmute = 0.0
         self.muted = 0
         """How often a port was muted, since the start."""
@@ -89,12 +108,18 @@ class Guard:
             if lease.port and lease.state is not State.FREE:
                 state = self._known.get(lease.port) or self._meet(lease.port)
                 state.addresses.add(lease.address)
+        self._shared = len(self._known) > 1
+        """Whether there ever was a second port."""
 
-    def begin(self, time: float, now: int, present: Mapping[str, int]) -> None:
-        """Start a batch at ``time`` (monotonic) and ``now`` (Unix seconds); ``present`` are the bridge's ports."""
-        self._time, self._now = time, now
+    def begin(self, time: float, now: int, present: Mapping[str, int], backlog: bool = False) -> None:
+        """Start a batch at ``time`` (monotonic) and ``now`` (Unix seconds); ``present`` are the bridge's ports.
+
+        ``backlog``: more has come than the batch has taken, so that what one port sends keeps others waiting.
+        """
+        self._time, self._now, self._backlog = time, now, backlog
         if present is not self._present:
             self._present = present
+            self._shared = self._shared or len(present) > 1
             for gone in self._known.keys() - present.keys():
                 if not self._count(gone, self._known[gone]):  # one that comes back finds its account as it was
                     del self._known[gone]
@@ -106,8 +131,13 @@ class Guard:
         state = self._known.get(port)
         if state is None:
             state = self._meet(port)
+        if port != self._speaker:
+            self._speaker, self._others_heard = port, self._heard
+        self._heard = self._time
         limits = self.limits
         if state.trusted or not limits.rate:
+            return True
+        if not self._backlog and self._time - self._others_heard >= CONTENDED:
             return True
         if state.at != self._time:
             state.tokens = min(float(limits.burst), state.tokens + (self._time - state.at) * limits.rate)
@@ -149,13 +179,9 @@ class Guard:
             relay = table.leases.get(packet.giaddr)
             if relay is not None and relay.state is State.BOUND and self._elsewhere(relay.port, port):
                 return self._refuse(Reason.FOREIGN_RELAY, packet)
-        elif source != mac:
+        elif source != mac and (self._served_elsewhere(mac, port) or self._served_elsewhere(source, port)):
             return self._refuse(Reason.FORGED, packet)
-        for lease in table.of_mac(mac):
-            if lease.state is State.BOUND and self._elsewhere(lease.port, port):
-                return self._refuse(Reason.OTHER_PORT, packet)
-        offer = table.offered(Client(mac))
-        if offer is not None and self._elsewhere(offer.port, port):
+        if self._served_elsewhere(mac, port):
             return self._refuse(Reason.OTHER_PORT, packet)
         decision = reply.decide(table, packet, now)
         address = decision.address
@@ -172,21 +198,45 @@ class Guard:
         """Whether ``owner`` is another port than ``port`` and still there; a port that is gone owns nothing."""
         return owner != port and owner in self._present
 
+    def _served_elsewhere(self, mac: bytes, port: str) -> bool:
+        """Whether a client with ``mac`` has a lease or an offer at another port than ``port``."""
+        table = self._table
+        for lease in table.of_mac(mac):
+            if lease.state is State.BOUND and self._elsewhere(lease.port, port):
+                return True
+        offer = table.offered(Client(mac))
+        return offer is not None and self._elsewhere(offer.port, port)
+
     def _shares(self, address: int, port: str) -> bool:
-        """Whether ``port`` may have ``address``; looks at the table only when its account is full."""
-        most, state = self.limits.addresses, self._known.get(port)
+        """Whether ``port`` may have ``address``; looks at the accounts only when few addresses are left."""
+        state = self._known.get(port)
         if state is None:
             state = self._meet(port)
-        if not most or state.trusted or address in state.addresses:
+        if not self.limits.addresses or state.trusted or address in state.addresses:
             return True
-        if len(state.addresses) >= most and self._count(port, state) >= most:
-            return False
+        if self._shared:
+            table = self._table
+            left, most = table.free - 1, len(self._present) + len(table.pool.members) // KEPT
+            takes = left < most and table.at(address).state is State.FREE  # else it was not free for others, either
+            if takes and left < self._kept_from(port, state):
+                return False
         state.addresses.add(address)
         return True
 
+    def _kept_from(self, port: str, state: _Port) -> int:
+        """Return how many addresses have to stay free when ``port`` gets another one."""
+        held = self._count(port, state)
+        if not held:
+            return 0
+        others = [(other, self._known.get(other)) for other in self._present if other != port]
+        kept = sum(account is None or not self._count(other, account) for other, account in others)
+        return kept if held < self.limits.addresses else max(kept, len(self._table.pool.members) // KEPT)
+
     def _count(self, port: str, state: _Port) -> int:
-        """Strike off the account of ``port`` what it has no more, and return how many addresses are left on it."""
-        state.addresses = {address for address in state.addresses if self._holds(address, port)}
+        """Strike off the account of ``port`` what it has no more, once a second; returns how many are left on it."""
+        if state.counted != self._now:
+            state.counted = self._now
+            state.addresses = {address for address in state.addresses if self._holds(address, port)}
         return len(state.addresses)
 
     def _holds(self, address: int, port: str) -> bool:

@@ -1,4 +1,4 @@
-"""What one port of the bridge may have of the DHCP server: the operator's numbers; ``guard`` enforces them."""
+"""What one port of the bridge may have of the DHCP server while others want it, too; ``guard`` enforces it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class Limits:
     """What a port may have. Zero turns a limit off; ``trusted`` ports have none of them."""
 
     addresses: int = 8
-    """Leased, offered, cooling and declined together: a guest and its nested ones."""
+    """Leased, offered, cooling and declined together: a guest and its nested ones. More while enough is left."""
     rate: float = 32.0
-    """Messages per second; a client that boots sends two, and retries after 4 s (RFC 2131 §4.1)."""
+    """Messages per second; a client that boots sends two, and retries after 4 s (RFC 2131 §4.1). More when alone."""
     burst: int = 128
     """Messages at once."""
     trusted: tuple[str, ...] = ()

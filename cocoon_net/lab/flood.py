@@ -1,7 +1,7 @@
 """One guest floods the DHCP server under a hundred thousand MACs; its neighbour leases and renews meanwhile.
 
 Prints what the neighbour noticed, what the flood got, and what the operator sees of it. Exit 1 when the neighbour was
-kept from leasing, or the flood got more than a port's share.
+kept from leasing, or the flood got into the eighth of the pool that is kept from it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import subprocess
 import sys
 import time
 
-from cocoon_net.lab.arena import Arena, until
+from cocoon_net.dhcp.guard import KEPT
+from cocoon_net.lab.arena import POOL, Arena, until
 from cocoon_net.lab.load import Clients
 
-SHARE = 8
+CLIENTS = 8
+"""The neighbour's, one after the other."""
 
 
 def main() -> int:
@@ -52,7 +54,7 @@ def main() -> int:
     for one in status["ports"]:
         print(f"status: {one['port']}: {one['reason']}, {one['count']} times heard")
     print(f"log: {lines} lines about it")
-    return 0 if waits and len(held) <= SHARE else 1
+    return 0 if waits and len(held) <= POOL - POOL // KEPT else 1
 
 
 def flood(macs: int) -> None:
@@ -65,10 +67,10 @@ def neighbour() -> None:
     import select
 
     waits: list[float] = []
-    clients = [Clients(1, first=(1 << 23) + number) for number in range(SHARE)]
+    clients = [Clients(1, first=(1 << 23) + number) for number in range(CLIENTS)]
     turn = 0
     while not select.select([sys.stdin], [], [], 0.06)[0]:
-        report = clients[turn % SHARE].run(1, patience=5.0)
+        report = clients[turn % CLIENTS].run(1, patience=5.0)
         waits += [1000 * seconds for seconds in report.times]
         turn += 1
     print(json.dumps(waits))

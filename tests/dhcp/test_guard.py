@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -14,7 +14,7 @@ from cocoon_net.dhcp import wire
 from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.book import Book
 from cocoon_net.dhcp.decision import Decision, Reason, end
-from cocoon_net.dhcp.guard import MUTE_AFTER, MUTE_FOR, QUIET, Guard
+from cocoon_net.dhcp.guard import CONTENDED, MUTE_AFTER, MUTE_FOR, QUIET, Guard
 from cocoon_net.dhcp.lease import State
 from cocoon_net.dhcp.limits import Limits
 from cocoon_net.dhcp.options import Code, MessageType
@@ -158,9 +158,22 @@ def test_a_lease_of_an_unknown_port_is_claimed_by_whoever_has_the_mac(bridge: Br
     assert bridge.bind("a").reason is Reason.OTHER_PORT
 
 
-def test_a_frame_that_is_not_from_the_client_it_names_is_dropped(bridge: Bridge) -> None:
-    assert bridge.say("a", MessageType.DISCOVER, ALICE, source=EVE).reason is Reason.FORGED
-    assert bridge.say("a", MessageType.DISCOVER, ALICE, source=ALICE).kind is MessageType.OFFER
+def test_a_frame_that_names_anothers_client_is_dropped(bridge: Bridge) -> None:
+    """With whatever source: neither of its two MACs may be one that is served at another port."""
+    bridge.bind("a", ALICE)
+    bridge.say("c", MessageType.DISCOVER, BOB)
+    for mac, source in ((ALICE, EVE), (EVE, ALICE), (BOB, EVE), (EVE, BOB)):
+        decision = bridge.say("b", MessageType.DISCOVER, mac, source=source)
+        assert decision == Decision(Reason.FORGED), f"{source.hex()} speaks for {mac.hex()}"
+    bridge.unplug("a")
+    assert bridge.say("b", MessageType.DISCOVER, EVE, source=ALICE).kind is MessageType.OFFER, "a port that is gone"
+
+
+def test_a_frame_from_another_mac_than_its_clients_is_served_where_nobody_is_hurt(bridge: Bridge) -> None:
+    """A load generator, a bridge that translates MACs, a client with two cards; the lease is bound to the port."""
+    assert bridge.say("a", MessageType.DISCOVER, ALICE, source=EVE).kind is MessageType.OFFER
+    assert bridge.bind("a", ALICE).kind is MessageType.ACK
+    assert bridge.say("a", MessageType.DISCOVER, BOB, source=ALICE).kind is MessageType.OFFER, "both are of one port"
     # Behind a relay the source is the relay's: RFC 1542 §4.1.
     relayed = bridge.say("a", MessageType.DISCOVER, BOB, source=EVE, giaddr=FIRST + 100)
     assert relayed.kind is MessageType.OFFER
@@ -175,12 +188,62 @@ def test_a_guest_that_plays_relay_cannot_have_us_talk_to_another_guest(bridge: B
 # A share of the addresses
 
 
-def test_a_port_gets_eight_addresses_and_its_neighbour_gets_one(bridge: Bridge) -> None:
-    got = [bridge.bind("a", mac(number)) for number in range(30)]
-    assert [decision.kind for decision in got[:8]] == [MessageType.ACK] * 8
-    assert {decision.reason for decision in got[8:]} == {Reason.CROWDED}
+def acknowledged(bridge: Bridge, port: str, macs: Iterable[int]) -> int:
+    """How many of so many clients behind a port get an address."""
+    got = [bridge.bind(port, mac(number)) for number in macs]
+    assert {decision.reason for decision in got if decision.kind is None} <= {Reason.CROWDED, Reason.EXHAUSTED}
+    return sum(decision.kind is MessageType.ACK for decision in got)
+
+
+def test_a_port_gets_what_its_neighbours_do_not_need(bridge: Bridge) -> None:
+    """Of 20 addresses an eighth, two, stay free; that is one for each neighbour, too."""
+    assert acknowledged(bridge, "a", range(30)) == 18
     assert bridge.bind("b", BOB).kind is MessageType.ACK
     assert bridge.bind("a", mac(3)).kind is MessageType.ACK, "who has one keeps it"
+    assert bridge.bind("b", EVE).reason is Reason.CROWDED, "the last one is for who has none"
+    assert bridge.bind("c", ALICE).kind is MessageType.ACK
+
+
+def test_each_port_that_holds_nothing_is_kept_one(pool: records.Pool) -> None:
+    bridge = Bridge(pool, ports="a b c d e f g")
+    assert acknowledged(bridge, "a", range(30)) == 14
+    assert all(bridge.bind(port, mac(100 + number)).kind is MessageType.ACK for number, port in enumerate("bcdefg"))
+
+
+def test_a_port_gets_its_first_address_though_there_are_more_ports_than_addresses(
+    pool_of: Callable[..., records.Pool],
+) -> None:
+    bridge = Bridge(pool_of(2), ports="a b c d")
+    assert [acknowledged(bridge, port, [number, 10 + number]) for number, port in enumerate("ab")] == [1, 1]
+
+
+def test_within_its_share_a_port_may_use_the_last_eighth(pool: records.Pool) -> None:
+    bridge = Bridge(pool, ports="a b c")
+    assert acknowledged(bridge, "a", range(13)) == 13
+    assert acknowledged(bridge, "b", range(100, 108)) == 6
+    assert acknowledged(bridge, "c", [200]) == 1
+
+
+def test_a_bridge_with_one_port_keeps_nothing_back(pool: records.Pool) -> None:
+    bridge = Bridge(pool, ports="a")
+    assert acknowledged(bridge, "a", range(20)) == 20
+
+
+def test_of_four_addresses_three_can_be_leased_beside_an_idle_port(pool_of: Callable[..., records.Pool]) -> None:
+    bridge = Bridge(pool_of(4), ports="a b")
+    assert acknowledged(bridge, "a", range(10)) == 3
+    assert bridge.bind("b", BOB).kind is MessageType.ACK
+
+
+def test_a_guest_that_rotates_100_000_macs_leaves_some_for_a_neighbour_plugged_later(bridge: Bridge) -> None:
+    bridge.unplug("c")
+    for number in range(100_000):
+        bridge.say("a", MessageType.DISCOVER, mac(number))
+    assert bridge.bind("b", BOB).kind is MessageType.ACK
+    bridge.unplug("b")
+    assert bridge.bind("a", mac(100_001)).reason is Reason.CROWDED, "also while it is alone for a moment"
+    bridge.plug("c")
+    assert bridge.bind("c", ALICE).kind is MessageType.ACK
 
 
 @pytest.mark.parametrize("how", ["offer", "release", "decline"])
@@ -197,7 +260,7 @@ def test_no_way_of_holding_an_address_is_free(bridge: Bridge, how: str) -> None:
                 bridge.say("a", MessageType.DECLINE, mac(number), requested=decision.address, server=SERVER)
             case _:
                 pass
-    assert bridge.table.free == 20 - 8
+    assert bridge.table.free == 2
     bridge.wait(601)
     assert bridge.bind("a", mac(77)).kind is MessageType.ACK, "time gives the share back"
 
@@ -215,27 +278,37 @@ def test_a_guest_that_plays_relay_has_its_share_and_no_more(bridge: Bridge) -> N
         bridge.say("a", MessageType.DISCOVER, mac(number), source=EVE, giaddr=FIRST + 100).reason
         for number in range(20)
     ]
-    assert got == [Reason.OFFERED] * 8 + [Reason.CROWDED] * 12
+    assert got == [Reason.OFFERED] * 18 + [Reason.CROWDED] * 2
 
 
 def test_unplugging_and_plugging_gives_no_second_share(bridge: Bridge) -> None:
-    for number in range(8):
-        bridge.bind("a", mac(number))
+    acknowledged(bridge, "a", range(8))
+    acknowledged(bridge, "c", range(20, 40))
     bridge.unplug("a")
     bridge.plug("a")
+    assert bridge.bind("b", BOB).kind is MessageType.ACK
     assert bridge.bind("a", mac(9)).reason is Reason.CROWDED
+
+
+def test_a_port_that_changed_its_name_keeps_its_guests_addresses_in_a_full_pool(bridge: Bridge) -> None:
+    acknowledged(bridge, "b", range(2))
+    assert acknowledged(bridge, "a", range(10, 30)) + acknowledged(bridge, "c", range(30, 38)) == 18
+    bridge.unplug("b")
+    bridge.plug("d")
+    assert acknowledged(bridge, "d", range(2)) == 2, "they take nothing that was free for others"
 
 
 def test_a_restart_gives_no_second_share(bridge: Bridge) -> None:
-    for number in range(8):
-        bridge.bind("a", mac(number))
+    acknowledged(bridge, "a", range(17))
+    acknowledged(bridge, "b", [99])
+    bridge.ports = {"a": 10}
     bridge.guard = Guard(bridge.table, Limits(), bridge.told.extend)
     bridge.guard.begin(1.0, bridge.now, bridge.ports)
-    assert bridge.bind("a", mac(9)).reason is Reason.CROWDED
+    assert bridge.bind("a", mac(30)).reason is Reason.CROWDED
 
 
 def test_zero_turns_the_share_off(pool: records.Pool) -> None:
-    bridge = Bridge(pool, Limits(addresses=0))
+    bridge = Bridge(pool, Limits(addresses=0), ports="a b")
     assert all(bridge.bind("a", mac(number)).kind is MessageType.ACK for number in range(20))
 
 
@@ -243,13 +316,41 @@ def test_zero_turns_the_share_off(pool: records.Pool) -> None:
 
 
 def test_a_port_has_a_burst_then_its_rate_and_its_neighbour_all_of_its_own(bridge: Bridge) -> None:
+    assert bridge.guard.admit("b")
     assert sum(bridge.guard.admit("a") for _ in range(500)) == 128
     assert sum(bridge.guard.admit("b") for _ in range(100)) == 100
     bridge.guard.begin(2.0, bridge.now, bridge.ports)
     assert sum(bridge.guard.admit("a") for _ in range(500)) == 64
 
 
+def test_who_speaks_alone_is_read_as_fast_as_it_goes(bridge: Bridge) -> None:
+    guard = bridge.guard
+    assert guard.admit("b")
+    guard.begin(CONTENDED - 0.1, bridge.now, bridge.ports)
+    assert sum(guard.admit("a") for _ in range(5_000)) == 128, "its neighbour spoke a moment ago"
+    guard.begin(CONTENDED, bridge.now, bridge.ports)
+    assert all(guard.admit("a") for _ in range(5_000))
+    guard.begin(CONTENDED + 1, bridge.now, bridge.ports)
+    assert guard.admit("b")
+    assert sum(guard.admit("a") for _ in range(5_000)) < 200, "from the first word of a neighbour on"
+
+
+def test_zero_turns_the_rate_off(pool: records.Pool) -> None:
+    bridge = Bridge(pool, Limits(rate=0))
+    assert bridge.guard.admit("b")
+    assert all(bridge.guard.admit("a") for _ in range(5_000))
+
+
+def test_a_port_that_sends_more_than_a_batch_takes_is_held_to_its_rate(bridge: Bridge) -> None:
+    """Its neighbours may be waiting behind it, unheard."""
+    bridge.guard.begin(1.0, bridge.now, bridge.ports, backlog=True)
+    assert sum(bridge.guard.admit("a") for _ in range(5_000)) == 128
+    bridge.guard.begin(1.1, bridge.now, bridge.ports)
+    assert all(bridge.guard.admit("a") for _ in range(5_000))
+
+
 def test_who_floods_is_muted_for_a_second_and_then_heard_again(bridge: Bridge) -> None:
+    bridge.guard.admit("b")
     for _ in range(128 + MUTE_AFTER):
         bridge.guard.admit("a")
     assert bridge.guard.due(0.0)
@@ -263,6 +364,7 @@ def test_who_floods_is_muted_for_a_second_and_then_heard_again(bridge: Bridge) -
 def test_a_flood_is_one_event_a_minute(bridge: Bridge) -> None:
     for second in range(2 * QUIET):
         bridge.guard.begin(float(second), NOW + second, bridge.ports)
+        bridge.guard.admit("b")
         for _ in range(300):
             bridge.guard.admit("a")
     assert len(bridge.told) == 2
@@ -291,6 +393,7 @@ def test_a_guest_with_20_000_macs_does_not_keep_its_neighbour_from_leasing(
     monkeypatch.setattr(narrator, "_tell", lines.append)
     narrator.start()
     with serving(node, Server(book, pool, bus=bus)) as server:
+        assert node.of_guest(neighbour, lambda: clients(1, first=1 << 21).run(1)).leases == 1
 
         def flood() -> int:
             loud = clients(20_000)
@@ -314,9 +417,9 @@ def test_a_guest_with_20_000_macs_does_not_keep_its_neighbour_from_leasing(
         thread.join(30)
         assert thread.error is None and thread.result == 20_000
         snapshot = server.snapshot()
-        assert snapshot.bound == 1
-        assert snapshot.offered <= 8, "all those MACs hold no more than one port's share"
-        assert snapshot.free >= 20 - 9
+        assert snapshot.bound == 2
+        assert snapshot.offered <= 18 - 1, "all those MACs hold no more than leaves an eighth of the pool"
+        assert snapshot.free >= 1
         findings = server.findings()
         assert {finding.port for finding in findings} == {f"p{flooding[-8:]}"}
         assert snapshot.muted >= 1, "the kernel was told to drop the rest"

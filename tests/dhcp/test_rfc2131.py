@@ -290,6 +290,7 @@ def test_a_released_address_cools_before_another_client_gets_it(pool_of: Callabl
     assert decision.kind is None
     assert isinstance(decision.events[0], LeaseReleased)
     assert story.say(DISCOVER, BOB).kind is None
+    assert story.say(DISCOVER, BOB, requested=mine).kind is None, "also when nothing else is free"
     story.wait(61)
     assert story.say(DISCOVER, BOB).address == mine
 
