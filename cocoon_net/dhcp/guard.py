@@ -10,8 +10,8 @@ What limits a port protects its neighbours, and where there is none it is not li
 - addresses: a port always gets a first one, up to its share while every other port that holds none could still get one,
   and beyond its share while an eighth of the pool would stay free besides; on a bridge that never had a second port
   nothing is kept back.
-- messages: a port is held to its rate while another one was heard within ten seconds, or while more is waiting than one
-  batch takes.
+- messages: a port is held to its rate while another one was heard within ten seconds, or, where there is another one,
+  while more is waiting than one batch takes.
 
 Why a lease belongs to a port, and what a second port with the same MAC gets: docs/decisions/0005-a-lease-has-a-port.md.
 """
@@ -137,7 +137,7 @@ class Guard:
         limits = self.limits
         if state.trusted or not limits.rate:
             return True
-        if not self._backlog and self._time - self._others_heard >= CONTENDED:
+        if self._time - self._others_heard >= CONTENDED and not (self._backlog and self._shared):
             return True
         if state.at != self._time:
             state.tokens = min(float(limits.burst), state.tokens + (self._time - state.at) * limits.rate)

@@ -349,6 +349,12 @@ def test_a_port_that_sends_more_than_a_batch_takes_is_held_to_its_rate(bridge: B
     assert all(bridge.guard.admit("a") for _ in range(5_000))
 
 
+def test_the_only_port_of_a_bridge_keeps_nobody_waiting(pool: records.Pool) -> None:
+    bridge = Bridge(pool, ports="a")
+    bridge.guard.begin(1.0, bridge.now, bridge.ports, backlog=True)
+    assert all(bridge.guard.admit("a") for _ in range(5_000))
+
+
 def test_who_floods_is_muted_for_a_second_and_then_heard_again(bridge: Bridge) -> None:
     bridge.guard.admit("b")
     for _ in range(128 + MUTE_AFTER):
