@@ -41,6 +41,9 @@ TICK = 0.1
 PATIENCE = 10.0
 """Seconds that a change which was answered with success is given to become visible before it is asked for again."""
 
+ENOUGH = 7
+"""Looks after which a listing is believed that does not show what an earlier run did, however long ago that was."""
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -183,14 +186,15 @@ class Runner:
         deadline = self._clock.monotonic() + stage.deadline
         pause, made = FIRST_PAUSE, 0
         answered: dict[str, float] = {}  # token -> when its change was answered with success
-        why = ""
+        why, looks = "", 0
         while True:
             self._heed(run, stage, why)
             progress, unseen, least = False, set[str](), 0.5
             try:
                 cx = self._context(run)
                 look = self._look(stage, cx)
-                late = self._late(run, look)
+                looks += 1
+                late = self._late(run, look, looks)
                 if look.difference.settled and not late:
                     return look, made
                 due, unseen, why = self._due(run, look.difference, answered)
@@ -236,11 +240,12 @@ class Runner:
             waited = f", which waits for {why}" if why else ""
             raise NotSettled(f"stopped by {self._stop.asked} in {stage.name!r}{waited}", hint=_go_on(run))
 
-    def _late(self, run: Run, look: Look) -> str:
+    def _late(self, run: Run, look: Look, looks: int) -> str:
         """Say what must still be waited for although all looks as wanted; empty when nothing must.
 
         The cloud's listings lag: an init that was killed or given up a moment ago may have made what a teardown does
-        not see yet, and a teardown have removed what an init still sees.
+        not see yet, and a teardown have removed what an init still sees. An answer may be old because nobody has asked
+        since; so the first of the ``looks`` at a step does not count as the last word even after a long time.
         """
         late: list[str] = []
         for key, verb, want, at in self._journal.unsettled(run, look.stage.name):
@@ -251,7 +256,7 @@ class Runner:
                     shown = look.stage.wish is not Wish.NOTHING or look.seen.get(key) == want
                 case Verb.CREATE:
                     shown = look.stage.wish is not Wish.NOTHING or key in look.seen
-            if not shown and (self._clock.now() - at).total_seconds() < PATIENCE:
+            if not shown and (looks < ENOUGH or (self._clock.now() - at).total_seconds() < PATIENCE):
                 late.append(f"{key} to show the {verb} of an earlier run")
         return ", ".join(late)
 

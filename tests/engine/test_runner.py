@@ -97,6 +97,26 @@ def test_a_listing_that_lags_is_waited_for_and_nothing_is_asked_twice(bench: Any
     assert sorted(key for _, key, _ in bench.tools.applied) == ["tool-1", "tool-2", "tool-3"]
 
 
+def test_a_listing_that_nobody_asked_for_since_is_not_the_last_word_of_a_teardown(bench: Any) -> None:
+    """An init dies after it has made something; an hour later the first answer may still be the one of before."""
+
+    def die(change: Change) -> None:
+        raise Killed
+
+    bench.tools.marks = True
+    bench.tools.lag = 3
+    bench.tools.after_apply = die
+    run = bench.start()
+    with pytest.raises(Killed):
+        bench.carry(run)
+    assert bench.tools.things, "it was made"
+    bench.tools.after_apply = lambda change: None
+    bench.clock.advance(3600)
+    bench.journal().moved(run.id, "abandoned", bench.clock.now())
+    assert bench.teardown().state == "done"
+    assert bench.tools.things == {}
+
+
 def test_a_full_disk_stops_before_the_act_and_the_same_command_goes_on(bench: Any) -> None:
     run = bench.start()
     journal = bench.journal()
