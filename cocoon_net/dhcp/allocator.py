@@ -189,9 +189,11 @@ class Allocator:
     def offer(self, lease: Lease, seconds: int = 0) -> None:
         """Hold an address for a client until ``lease.ends``; it holds at most one. ``seconds`` is what was offered."""
         key = lease.mac + lease.client_id
-        before = self._offered.get(key)
+        before, other = self._offered.get(key), self.offers.get(lease.address)
         if before is not None and before != lease.address:
             self.withdraw(before)
+        if other is not None and before != lease.address:  # its client had no identifier when it first asked, or had
+            self.withdraw(lease.address)
         self.offers[lease.address] = lease
         self._offered[key] = self._offered_mac[lease.mac] = lease.address
         self.lease_times[lease.address] = seconds

@@ -162,3 +162,12 @@ def test_the_newest_lease_of_a_mac_is_the_last_in_the_file(story: Story, tmp_pat
     file.update(story.table.leases.values())
     rows = json.loads((tmp_path / "leases.json").read_text())
     assert [row["ip"] for row in rows] == [str(IPv4Address(first)), str(IPv4Address(second))]
+
+
+def test_a_client_that_names_itself_after_it_was_offered_an_address_leaves_no_second_name_behind(story: Story) -> None:
+    """A boot loader asks without an identifier, the system after it with one; both can ask again when it lapsed."""
+    offered = story.say(MessageType.DISCOVER).address
+    assert story.say(MessageType.DISCOVER, client_id=DUID).address == offered
+    story.wait(31)
+    assert story.table.offered(Client(ALICE)) is None
+    assert story.say(MessageType.DISCOVER).kind is MessageType.OFFER
