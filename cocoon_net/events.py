@@ -164,6 +164,10 @@ class Bus:
         """Call ``listener`` for every event of exactly ``kind``; ``Event`` itself means all of them."""
         self._listeners.setdefault(kind, []).append(listener)
 
+    def hears(self, kind: type[Event]) -> bool:
+        """Whether anybody listens to ``kind``: what nobody would hear need not be made."""
+        return kind in self._listeners or Event in self._listeners
+
     def publish(self, events: Iterable[Event]) -> None:
         """Deliver ``events`` one after the other."""
         for event in events:

@@ -10,7 +10,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from cocoon_net.dhcp.lease import Client, Lease, State, moved
+from cocoon_net.dhcp.lease import BOUND, COOLING, FREE, OFFERED, QUARANTINED, Client, Lease, State, moved
 from cocoon_net.dhcp.pool import Pool
 
 
@@ -62,7 +62,13 @@ class Allocator:
 
     def of_mac(self, mac: bytes) -> list[Lease]:
         """Return every lease that names ``mac``, the latest last."""
-        return [self.leases[address] for address in self._of_mac.get(mac, ())]
+        addresses = self._of_mac.get(mac)
+        return [self.leases[address] for address in addresses] if addresses else []
+
+    def offered_to(self, mac: bytes) -> Lease | None:
+        """Return the latest offer to ``mac``, whatever its client identifier."""
+        address = self._offered_mac.get(mac)
+        return None if address is None else self.offers[address]
 
     def offered(self, client: Client) -> Lease | None:
         """Return what is on offer to a client; without an identifier, the latest offer to its MAC."""
@@ -76,7 +82,7 @@ class Allocator:
 
     def at(self, address: int) -> Lease:
         """Return what is known of ``address``: its offer, its lease, or that it is free."""
-        return self.offers.get(address) or self.leases.get(address) or Lease(address, State.FREE, 0)
+        return self.offers.get(address) or self.leases.get(address) or Lease(address, FREE, 0)
 
     def takes(self, address: int, client: Client) -> bool:
         """Whether a client could have ``address`` now: nobody else has it, and no reservation says otherwise."""
@@ -95,15 +101,12 @@ class Allocator:
 
     def _spare(self, address: int, client: Client, kept: bool = False) -> bool:
         lease = self.at(address)
-        match lease.state:
-            case State.FREE:
-                return True
-            case State.QUARANTINED:
-                return False
-            case State.COOLING if kept:  # the operator's word, against a rest that is only for safety
-                return True
-            case _:
-                return owns(lease, client)
+        state = lease.state
+        if state is FREE:
+            return True
+        if state is COOLING and kept:  # the operator's word, against a rest that is only for safety
+            return True
+        return state is not QUARANTINED and owns(lease, client)
 
     def choose(self, client: Client, wished: int) -> int | None:
         """Choose the address to offer: the one kept for the client, its own, the one on offer to it, its wish.
@@ -133,18 +136,18 @@ class Allocator:
         if old is None:
             self._name(lease)
         else:
-            if old.state is not State.FREE:
+            if old.state is not FREE:
                 self.counts[old.state] -= 1
             if old.mac != lease.mac or old.client_id != lease.client_id or old.port != lease.port:
                 self._unname(old)
                 self._name(lease)
-        if state is State.FREE:
+        if state is FREE:
             self._queue(address)
         else:
             self.counts[state] += 1
             self._free.pop(address, None)
             self.remind(address, lease.ends)
-            if state is State.BOUND:
+            if state is BOUND:
                 given = self._offered.get(lease.mac + lease.client_id)
                 if given is not None:
                     self.withdraw(given)
@@ -157,7 +160,7 @@ class Allocator:
         old = self.leases.pop(address, None)
         if old is not None:
             self._unname(old)
-            if old.state is not State.FREE:
+            if old.state is not FREE:
                 self.counts[old.state] -= 1
         if address not in self.offers:
             self._queue(address)
@@ -199,7 +202,7 @@ class Allocator:
         self.lease_times[lease.address] = seconds
         self._free.pop(lease.address, None)
         self.remind(lease.address, lease.ends)
-        self.counts[State.OFFERED] = len(self.offers)
+        self.counts[OFFERED] = len(self.offers)
 
     def withdraw(self, address: int) -> None:
         """Forget the offer of ``address``, if there is one; it queues behind the other free ones.
@@ -213,9 +216,9 @@ class Allocator:
         del self._offered[offer.mac + offer.client_id]
         if self._offered_mac.get(offer.mac) == address:
             del self._offered_mac[offer.mac]
-        self.counts[State.OFFERED] = len(self.offers)
+        self.counts[OFFERED] = len(self.offers)
         lease = self.leases.get(address)
-        if lease is None or lease.state is State.FREE:
+        if lease is None or lease.state is FREE:
             self._queue(address)
 
     @property
@@ -251,7 +254,7 @@ class Allocator:
                 continue
             del self._scheduled[address]
             for lease in (self.offers.get(address), self.leases.get(address)):
-                if lease is None or lease.state is State.FREE:
+                if lease is None or lease.state is FREE:
                     continue
                 if lease.ends <= now:
                     out.append(lease)
@@ -272,7 +275,7 @@ class Allocator:
         for address in before - now:
             self._free.pop(address, None)
         for address in sorted(now - before):
-            if self.at(address).state is State.FREE:
+            if self.at(address).state is FREE:
                 self._queue(address)
 
 

@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.book import Note
 from cocoon_net.dhcp.decision import Decision, name
-from cocoon_net.dhcp.lease import Lease, State
-from cocoon_net.dhcp.routes import Routes, RouteState
+from cocoon_net.dhcp.lease import BOUND, Lease
+from cocoon_net.dhcp.routes import PRESENT, Routes
 from cocoon_net.errors import StoreError
 
 
@@ -71,7 +71,7 @@ class Batch:
         fresh = [
             address
             for address in self._before
-            if table.leases[address].state is State.BOUND and routes.state(address) is not RouteState.PRESENT
+            if table.leases[address].state is BOUND and routes.state(address) is not PRESENT
         ]
         unrouted = routes.install(fresh) if fresh else None
         if unrouted:
@@ -95,7 +95,7 @@ class Batch:
 
     def _sweep(self, routes: Routes, addresses: Sequence[int]) -> None:
         leases = self._table.leases
-        gone = [a for a in addresses if (lease := leases.get(a)) is None or lease.state is not State.BOUND]
+        gone = [a for a in addresses if (lease := leases.get(a)) is None or lease.state is not BOUND]
         if gone:
             routes.withdraw(gone)
 

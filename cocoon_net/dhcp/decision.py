@@ -9,8 +9,8 @@ from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from cocoon_net.dhcp.allocator import Allocator
-from cocoon_net.dhcp.lease import Client, Lease, State, Trigger, move
-from cocoon_net.dhcp.options import MessageType
+from cocoon_net.dhcp.lease import BOUND, COOLING, Client, Lease, State, Trigger, move
+from cocoon_net.dhcp.options import ACK, MessageType
 from cocoon_net.events import AddressInUse, Event, LeaseBound, LeaseExpired, LeaseReleased, LeaseRenewed
 
 
@@ -78,10 +78,10 @@ def silence(reason: Reason) -> Decision:
 def bind(table: Allocator, address: int, client: Client, seconds: int, now: int, hostname: str = "") -> Decision:
     """Promise ``address`` to a client for ``seconds``; whatever else it held is given back in the same commit."""
     old, mac = table.at(address), client.mac
-    renewed = old.state is State.BOUND and old.mac == mac
+    renewed = old.state is BOUND and old.mac == mac
     lease = Lease(
         address,
-        move(old.state, Trigger.RENEW if old.state is State.BOUND else Trigger.BIND),
+        move(old.state, Trigger.RENEW if old.state is BOUND else Trigger.BIND),
         now + seconds,
         mac,
         old.since if renewed else now,
@@ -94,15 +94,15 @@ def bind(table: Allocator, address: int, client: Client, seconds: int, now: int,
     reason = Reason.RENEWED if renewed else Reason.BOUND
     held = table.held(client)
     if held is None or held.address == address:
-        return Decision(reason, MessageType.ACK, address, seconds, (lease,), events=(event,))
+        return Decision(reason, ACK, address, seconds, (lease,), events=(event,))
     left = leave(table, held, now)
-    return Decision(reason, MessageType.ACK, address, seconds, (*left.changes, lease), events=(*left.events, event))
+    return Decision(reason, ACK, address, seconds, (*left.changes, lease), events=(*left.events, event))
 
 
 def leave(table: Allocator, lease: Lease, now: int) -> Decision:
     """Take ``lease`` from its client for good: it moves on, or the address is not ours to give any more."""
     state = move(lease.state, Trigger.REBIND)
-    if lease.state is not State.BOUND:
+    if lease.state is not BOUND:
         return Decision(Reason.RELEASED, changes=(lease._replace(mac=b"", client_id=b""),))
     event = LeaseReleased(when(now), IPv4Address(lease.address), name(lease.mac), "rebind")
     cooling = Lease(lease.address, state, now + table.pool.terms.cooling, since=now, port=lease.port)
@@ -134,7 +134,7 @@ def end(table: Allocator, lease: Lease, now: int) -> Decision:
         case _:
             # Its client's name stays on it: whoever comes back finds its address again, if nobody took it.
             state = move(lease.state, Trigger.REUSE)
-            reason = Reason.COOLED if lease.state is State.COOLING else Reason.HEALED
+            reason = Reason.COOLED if lease.state is COOLING else Reason.HEALED
             return Decision(reason, changes=(lease._replace(state=state, ends=0, since=now),))
 
 

@@ -24,10 +24,10 @@ from cocoon_net.dhcp.decision import Decision, Reason, conflicting
 from cocoon_net.dhcp.guard import Guard
 from cocoon_net.dhcp.histogram import Histogram
 from cocoon_net.dhcp.lease import Lease
-from cocoon_net.dhcp.options import MessageType
+from cocoon_net.dhcp.options import ACK, OFFER
 from cocoon_net.dhcp.ports import BATCH, Ports
 from cocoon_net.dhcp.reply import destination, render
-from cocoon_net.dhcp.routes import Routes, RouteState
+from cocoon_net.dhcp.routes import PRESENT, Routes
 from cocoon_net.dhcp.trace import Trace
 from cocoon_net.dhcp.wire import Packet
 from cocoon_net.events import Bus
@@ -92,7 +92,7 @@ class Exchange:
             else:  # nothing to wait for
                 trace.note(packet, decision, now)
                 self._speak(ports, decision, packet)
-                offered += decision.kind is MessageType.OFFER
+                offered += decision.kind is OFFER
                 if decision.events:
                     self._bus.publish(decision.events)
         if offered:
@@ -109,7 +109,7 @@ class Exchange:
             else:
                 self.decided[Reason.UNKEPT] += 1
                 trace.note(packet, decision, now, Reason.UNKEPT)
-        promised = sum(decision.kind is MessageType.ACK for decision in told)
+        promised = sum(decision.kind is ACK for decision in told)
         if promised:
             self.ack_times.observe(self._clock.monotonic() - began, promised)
         for decision in told:
@@ -118,8 +118,8 @@ class Exchange:
     def _speak(self, ports: Ports, decision: Decision, packet: Packet) -> None:
         if decision.kind is None:
             return
-        promises = decision.kind is MessageType.ACK and decision.seconds
-        if promises and self._routes.state(decision.address) is not RouteState.PRESENT:
+        promises = decision.kind is ACK and decision.seconds
+        if promises and self._routes.state(decision.address) is not PRESENT:
             return
         payload = render(decision, packet, self._table.pool)
         if not ports.send(payload, destination(decision, packet), packet.chaddr, packet.port):

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 CLIENT_PORT, SERVER_PORT = 68, 67
 EVERYBODY = b"\xff" * 6
 
-_IP = struct.Struct("!BBHHHBBH4s4s")
+_HEAD = struct.Struct("!6s6sH BBHHHBBHII HHHH")  # Ethernet, IPv4 without options, UDP
 _UDP = struct.Struct("!HHHH")
 _ETHERNET = 14
 _MOD = 0xFFFF
@@ -103,12 +103,12 @@ def unwrap(frame: bytes) -> bytes | None:
     _, _, length, checksum = _UDP.unpack_from(frame, start)
     if length < 8 or header + length > total:
         return None
-    datagram = frame[start : start + length]
+    end = start + length
     if checksum:
         pseudo = int.from_bytes(frame[26:34]) + 17 + length
-        if checksum % _MOD != pseudo % _MOD and (_sum(datagram) + pseudo) % _MOD:
+        if checksum % _MOD != pseudo % _MOD and (_sum(frame[start:end]) + pseudo) % _MOD:
             return None
-    return datagram[8:]
+    return frame[start + 8 : end]
 
 
 def wrap(payload: bytes, source_mac: bytes, target_mac: bytes, source: int, target: int) -> bytes:
@@ -118,19 +118,11 @@ def wrap(payload: bytes, source_mac: bytes, target_mac: bytes, source: int, targ
     """
     length = len(payload) + 8
     addresses = source << 32 | target
-    ip = (0x4510 + 0x4011 + length + 20 + addresses) % _MOD
-    datagram = _UDP.pack(SERVER_PORT, CLIENT_PORT, length, 0) + payload
-    checksum = _MOD - (_sum(datagram) + addresses + 17 + length) % _MOD
-    return b"".join(
-        (
-            target_mac,
-            source_mac,
-            b"\x08\x00",
-            _IP.pack(0x45, 0x10, length + 20, 0, 0, 64, 17, _MOD - ip, source.to_bytes(4), target.to_bytes(4)),
-            _UDP.pack(SERVER_PORT, CLIENT_PORT, length, checksum),
-            payload,
-        )
-    )
+    ip = _MOD - (0x4510 + 0x4011 + length + 20 + addresses) % _MOD
+    udp = _MOD - (SERVER_PORT + CLIENT_PORT + length + _sum(payload) + addresses + 17 + length) % _MOD
+    network = (0x45, 0x10, length + 20, 0, 0, 64, 17, ip, source, target)
+    head = _HEAD.pack(target_mac, source_mac, 0x0800, *network, SERVER_PORT, CLIENT_PORT, length, udp)
+    return head + payload
 
 
 def _sum(data: bytes) -> int:

@@ -25,7 +25,7 @@ from fnmatch import fnmatchcase
 from cocoon_net.dhcp import reply
 from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.decision import Decision, Reason, name, silence, when
-from cocoon_net.dhcp.lease import Client, State
+from cocoon_net.dhcp.lease import BOUND, FREE
 from cocoon_net.dhcp.limits import Limits
 from cocoon_net.dhcp.wire import Packet
 from cocoon_net.events import Event, PortRefused
@@ -105,7 +105,7 @@ class Guard:
         self.changed = False
         """Whether ``quiet`` has another answer than before."""
         for lease in table.leases.values():  # a restart gives nobody a second share
-            if lease.port and lease.state is not State.FREE:
+            if lease.port and lease.state is not FREE:
                 state = self._known.get(lease.port) or self._meet(lease.port)
                 state.addresses.add(lease.address)
         self._shared = len(self._known) > 1
@@ -177,7 +177,7 @@ class Guard:
         if packet.giaddr:
             # A relay's client is behind the relay's MAC; a guest that plays relay must not have us talk to others.
             relay = table.leases.get(packet.giaddr)
-            if relay is not None and relay.state is State.BOUND and self._elsewhere(relay.port, port):
+            if relay is not None and relay.state is BOUND and self._elsewhere(relay.port, port):
                 return self._refuse(Reason.FOREIGN_RELAY, packet)
         elif source != mac and (self._served_elsewhere(mac, port) or self._served_elsewhere(source, port)):
             return self._refuse(Reason.FORGED, packet)
@@ -202,9 +202,9 @@ class Guard:
         """Whether a client with ``mac`` has a lease or an offer at another port than ``port``."""
         table = self._table
         for lease in table.of_mac(mac):
-            if lease.state is State.BOUND and self._elsewhere(lease.port, port):
+            if lease.state is BOUND and self._elsewhere(lease.port, port):
                 return True
-        offer = table.offered(Client(mac))
+        offer = table.offered_to(mac)
         return offer is not None and self._elsewhere(offer.port, port)
 
     def _shares(self, address: int, port: str) -> bool:
@@ -217,7 +217,7 @@ class Guard:
         if self._shared:
             table = self._table
             left, most = table.free - 1, len(self._present) + len(table.pool.members) // KEPT
-            takes = left < most and table.at(address).state is State.FREE  # else it was not free for others, either
+            takes = left < most and table.at(address).state is FREE  # else it was not free for others, either
             if takes and left < self._kept_from(port, state):
                 return False
         state.addresses.add(address)
@@ -242,7 +242,7 @@ class Guard:
     def _holds(self, address: int, port: str) -> bool:
         """Whether an address that went to ``port`` is still on its account: until another client could have it."""
         lease = self._table.at(address)
-        return lease.state is not State.FREE and lease.port == port
+        return lease.state is not FREE and lease.port == port
 
     def _meet(self, port: str) -> _Port:
         trusted = any(fnmatchcase(port, pattern) for pattern in self.limits.trusted)

@@ -34,6 +34,10 @@ class State(StrEnum):
     """A client said that somebody else uses it."""
 
 
+FREE, OFFERED, BOUND, COOLING, QUARANTINED = State
+"""Plain names for the hot path: to read a member off its class takes 70 ns, and a lease looks at some forty."""
+
+
 class Trigger(StrEnum):
     """What can happen to an address."""
 

@@ -58,6 +58,17 @@ class Code(IntEnum):
     MICROSOFT_ROUTES = 249
 
 
+# What each message is asked for, as plain names: to read one off its class takes longer than to look the option up.
+HOSTNAME, REQUESTED_ADDRESS, LEASE_TIME, SERVER_ID = (
+    Code.HOSTNAME,
+    Code.REQUESTED_ADDRESS,
+    Code.LEASE_TIME,
+    Code.SERVER_ID,
+)
+PARAMETER_LIST, MAXIMUM_SIZE, CLIENT_ID = Code.PARAMETER_LIST, Code.MAXIMUM_SIZE, Code.CLIENT_ID
+RAPID_COMMIT, RELAY_AGENT, SUBNET_SELECTION = Code.RAPID_COMMIT, Code.RELAY_AGENT, Code.SUBNET_SELECTION
+ACK, NAK, OFFER = MessageType.ACK, MessageType.NAK, MessageType.OFFER
+
 FOREVER = 0xFFFF_FFFF
 """The lease time that never ends (RFC 2131 §3.3)."""
 

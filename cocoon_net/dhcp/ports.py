@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 
 from cocoon_net.dhcp import frame
 from cocoon_net.dhcp.frame import CLIENT_PORT, EVERYBODY, SERVER_PORT
-from cocoon_net.dhcp.reply import Destination, Way
+from cocoon_net.dhcp.reply import DIRECT, RELAY, ROUTED, Destination
 from cocoon_net.dhcp.watch import Watch
 from cocoon_net.errors import CocoonError, NodeError, NodeTransient, Refused
 
@@ -102,12 +102,12 @@ class Ports:
         would flood it.
         """
         try:
-            if destination.way is Way.RELAY or destination.way is Way.ROUTED:
-                to = SERVER_PORT if destination.way is Way.RELAY else CLIENT_PORT
-                self._relays.sendto(payload, (frame.dotted(destination.address), to))
+            way, address = destination
+            if way is RELAY or way is ROUTED:
+                to = SERVER_PORT if way is RELAY else CLIENT_PORT
+                self._relays.sendto(payload, (frame.dotted(address), to))
                 return True
-            target = mac if destination.way is Way.DIRECT else EVERYBODY
-            data = frame.wrap(payload, self.mac, target, self._server, destination.address)
+            data = frame.wrap(payload, self.mac, mac if way is DIRECT else EVERYBODY, self._server, address)
             self.socket.sendto(data, (port, _IPV4))
         except OSError:
             return False

@@ -5,6 +5,7 @@ Who is the same client, and who is not: docs/decisions/0006-who-is-a-client.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from ipaddress import IPv4Address
 from typing import NamedTuple
@@ -12,11 +13,28 @@ from typing import NamedTuple
 from cocoon_net.dhcp import wire
 from cocoon_net.dhcp.allocator import Allocator, owns
 from cocoon_net.dhcp.decision import Decision, Reason, bind, leave, name, release, silence, when
-from cocoon_net.dhcp.lease import Client, Lease, State, Trigger, move
-from cocoon_net.dhcp.options import MUST, Code, MessageType
+from cocoon_net.dhcp.lease import BOUND, COOLING, FREE, OFFERED, Client, Lease, Trigger, move
+from cocoon_net.dhcp.options import (
+    ACK,
+    CLIENT_ID,
+    HOSTNAME,
+    LEASE_TIME,
+    MAXIMUM_SIZE,
+    MUST,
+    NAK,
+    OFFER,
+    PARAMETER_LIST,
+    RAPID_COMMIT,
+    RELAY_AGENT,
+    REQUESTED_ADDRESS,
+    SERVER_ID,
+    SUBNET_SELECTION,
+    Code,
+    MessageType,
+)
 from cocoon_net.dhcp.pool import Pool
 from cocoon_net.dhcp.relay import link, server_of
-from cocoon_net.dhcp.wire import Packet
+from cocoon_net.dhcp.wire import TYPE, Packet
 from cocoon_net.events import LeaseDeclined, PoolExhausted
 
 LEAST_SIZE, HEADERS = 576, 28
@@ -30,43 +48,32 @@ def decide(table: Allocator, packet: Packet, now: int) -> Decision:
     """Decide about one message from a client or a relay; ``now`` in Unix seconds."""
     if packet.op != wire.REQUEST:
         return silence(Reason.NOT_A_REQUEST)
-    if (packet.giaddr or Code.SUBNET_SELECTION in packet.options) and not table.pool.holds(link(packet)):
+    if (packet.giaddr or SUBNET_SELECTION in packet.options) and not table.pool.holds(link(packet)):
         return silence(Reason.OTHER_SUBNET)
-    match packet.type:
-        case MessageType.DISCOVER:
-            return _discover(table, packet, now)
-        case MessageType.REQUEST:
-            return _request(table, packet, now)
-        case MessageType.DECLINE:
-            return _decline(table, packet, now)
-        case MessageType.RELEASE:
-            return _release(table, packet, now)
-        case MessageType.INFORM:
-            return _inform(table, packet)
-        case _:
-            return silence(Reason.NOT_A_REQUEST)
+    decide_about = _DECIDE.get(packet.options[TYPE][0])
+    return silence(Reason.NOT_A_REQUEST) if decide_about is None else decide_about(table, packet, now)
 
 
 def _discover(table: Allocator, packet: Packet, now: int) -> Decision:
     """RFC 2131 §4.3.1. An offer is a courtesy: held in memory, not committed."""
     client = _client(packet)
-    address = table.choose(client, _address(packet, Code.REQUESTED_ADDRESS))
+    address = table.choose(client, _address(packet, REQUESTED_ADDRESS))
     if address is None:
         return Decision(Reason.EXHAUSTED, events=(PoolExhausted(when(now), name(client.mac)),))
-    if table.pool.terms.rapid_commit and Code.RAPID_COMMIT in packet.options:
+    if table.pool.terms.rapid_commit and RAPID_COMMIT in packet.options:
         return _promise(table, packet, client, address, now)  # RFC 4039 §3.1
     state = move(table.at(address).state, Trigger.OFFER)
     offer = None
-    if state is State.OFFERED:
+    if state is OFFERED:
         until = now + table.pool.terms.offer
         offer = Lease(address, state, until, client.mac, now, client.id, port=client.port)
-    return Decision(Reason.OFFERED, MessageType.OFFER, address, _seconds(table, packet), offer=offer)
+    return Decision(Reason.OFFERED, OFFER, address, _seconds(table, packet), offer=offer)
 
 
 def _request(table: Allocator, packet: Packet, now: int) -> Decision:
     """RFC 2131 §4.3.2: which of its four states the client is in shows in options 54, 50 and ciaddr (table 4)."""
     client = _client(packet)
-    server, wished = _address(packet, Code.SERVER_ID), _address(packet, Code.REQUESTED_ADDRESS)
+    server, wished = _address(packet, SERVER_ID), _address(packet, REQUESTED_ADDRESS)
     if server:
         if server != server_of(packet, table.pool.server) and server != table.pool.server:
             offered = table.offered(client)
@@ -82,7 +89,7 @@ def _select(table: Allocator, packet: Packet, client: Client, address: int, now:
         return silence(Reason.NO_ADDRESS)
     expected = table.offered(client) or table.held(client)
     if expected is not None and expected.address != address and table.pool.owners.get(address) != client.mac:
-        in_use = expected.state is not State.FREE and expected.address in table.pool.members
+        in_use = expected.state is not FREE and expected.address in table.pool.members
         if in_use and table.pool.holds(address):
             return _refuse(table, client, Reason.NOT_AS_OFFERED, now)
     return _promise(table, packet, client, address, now)
@@ -97,7 +104,7 @@ def _confirm(table: Allocator, packet: Packet, client: Client, address: int, now
     lease, kept = table.at(address), table.pool.kept.get(client.mac)
     if owns(lease, client) or (kept is not None and kept.address == address):
         return _promise(table, packet, client, address, now)
-    if lease.state in (State.BOUND, State.COOLING):
+    if lease.state in (BOUND, COOLING):
         return _refuse(table, client, Reason.TAKEN, now)
     if kept is not None or address in table.pool.owners:
         return _refuse(table, client, Reason.RESERVED, now)
@@ -112,7 +119,7 @@ def _confirm(table: Allocator, packet: Packet, client: Client, address: int, now
 
 def _promise(table: Allocator, packet: Packet, client: Client, address: int, now: int) -> Decision:
     if table.takes(address, client):
-        hostname = _hostname(packet.options.get(Code.HOSTNAME))
+        hostname = _hostname(packet.options.get(HOSTNAME))
         return bind(table, address, client, _seconds(table, packet, address), now, hostname)
     pool = table.pool
     if not pool.holds(address):
@@ -127,18 +134,18 @@ def _promise(table: Allocator, packet: Packet, client: Client, address: int, now
 def _refuse(table: Allocator, client: Client, reason: Reason, now: int) -> Decision:
     """NAK. A lease that the client may not keep ends with it: the address left the pool, or a reservation says so."""
     held = table.held(client)
-    if held is not None and held.state is State.BOUND and not table.takes(held.address, client):
-        return leave(table, held, now)._replace(reason=reason, kind=MessageType.NAK)
-    return Decision(reason, MessageType.NAK)
+    if held is not None and held.state is BOUND and not table.takes(held.address, client):
+        return leave(table, held, now)._replace(reason=reason, kind=NAK)
+    return Decision(reason, NAK)
 
 
 def _decline(table: Allocator, packet: Packet, now: int) -> Decision:
     """RFC 2131 §4.3.3: somebody else uses the address; its client must get another one."""
     if not _meant(table, packet):
         return silence(Reason.OTHER_SERVER)
-    address = _address(packet, Code.REQUESTED_ADDRESS)
+    address = _address(packet, REQUESTED_ADDRESS)
     lease = table.at(address)
-    if lease.state not in (State.BOUND, State.OFFERED) or not owns(lease, _client(packet)):
+    if lease.state not in (BOUND, OFFERED) or not owns(lease, _client(packet)):
         return silence(Reason.NOT_ITS_OWN)
     until = now + table.pool.terms.quarantine
     event = LeaseDeclined(when(now), IPv4Address(address), name(packet.chaddr), when(until))
@@ -151,28 +158,38 @@ def _release(table: Allocator, packet: Packet, now: int) -> Decision:
     if not _meant(table, packet):
         return silence(Reason.OTHER_SERVER)
     lease = table.at(packet.ciaddr)
-    if lease.state is not State.BOUND or not owns(lease, _client(packet)):
+    if lease.state is not BOUND or not owns(lease, _client(packet)):
         return silence(Reason.NOT_ITS_OWN)
     return release(table, lease, now, "client")
 
 
-def _inform(table: Allocator, packet: Packet) -> Decision:
+def _inform(table: Allocator, packet: Packet, _: int) -> Decision:
     """RFC 2131 §4.3.5: parameters only; no address, no lease time, and no look at leases."""
     if not packet.ciaddr:
         return silence(Reason.NO_ADDRESS)
     if not table.pool.holds(packet.ciaddr):
         return silence(Reason.WRONG_SUBNET)
-    return Decision(Reason.INFORMED, MessageType.ACK)
+    return Decision(Reason.INFORMED, ACK)
+
+
+_DECIDE: dict[int, Callable[[Allocator, Packet, int], Decision]] = {
+    MessageType.DISCOVER: _discover,
+    MessageType.REQUEST: _request,
+    MessageType.DECLINE: _decline,
+    MessageType.RELEASE: _release,
+    MessageType.INFORM: _inform,
+}
+"""What clients say (RFC 2131 table 2); everything else is a server's, or another protocol's."""
 
 
 def _client(packet: Packet) -> Client:
-    name = packet.options.get(Code.CLIENT_ID, b"")
+    name = packet.options.get(CLIENT_ID, b"")
     return Client(packet.chaddr, name if len(name) >= SHORTEST_ID else b"", packet.port)
 
 
 def _meant(table: Allocator, packet: Packet) -> bool:
     """Whether a message is for us: its server identifier is ours, or it has none."""
-    server, ours = _address(packet, Code.SERVER_ID), table.pool.server
+    server, ours = _address(packet, SERVER_ID), table.pool.server
     return not server or server in (ours, server_of(packet, ours))
 
 
@@ -183,7 +200,7 @@ def _address(packet: Packet, code: Code) -> int:
 
 def _seconds(table: Allocator, packet: Packet, address: int = 0) -> int:
     """Return the lease time that the client asks for, else what was offered to it with ``address``, else ours."""
-    wished = packet.options.get(Code.LEASE_TIME)
+    wished = packet.options.get(LEASE_TIME)
     return (wished is None and table.lease_times.get(address)) or table.pool.seconds(wished)
 
 
@@ -199,33 +216,33 @@ def render(decision: Decision, packet: Packet, pool: Pool) -> bytes:
     kind, options = decision.kind, packet.options
     if kind is None:
         return b""
-    nak = kind is MessageType.NAK
+    nak = kind is NAK
     echo = tail = b""
     if nak:
         echo = wire.option(Code.MESSAGE, str(decision.reason).encode())
-    elif Code.SUBNET_SELECTION in options:
-        echo = wire.option(Code.SUBNET_SELECTION, options[Code.SUBNET_SELECTION])  # RFC 3011 §2
-    client_id, relay = options.get(Code.CLIENT_ID), options.get(Code.RELAY_AGENT)
+    elif SUBNET_SELECTION in options:
+        echo = wire.option(SUBNET_SELECTION, options[SUBNET_SELECTION])  # RFC 3011 §2
+    client_id, relay = options.get(CLIENT_ID), options.get(RELAY_AGENT)
     if client_id:
-        echo += wire.option(Code.CLIENT_ID, client_id)  # RFC 6842 §3: in every reply, unchanged.
-    if Code.RAPID_COMMIT in options and kind is MessageType.ACK and packet.type == MessageType.DISCOVER:
-        echo += wire.option(Code.RAPID_COMMIT, b"")  # RFC 4039 §3.1
+        echo += wire.option(CLIENT_ID, client_id)  # RFC 6842 §3: in every reply, unchanged.
+    if RAPID_COMMIT in options and kind is ACK and packet.type == MessageType.DISCOVER:
+        echo += wire.option(RAPID_COMMIT, b"")  # RFC 4039 §3.1
     if relay is not None:
-        tail = wire.option(Code.RELAY_AGENT, relay)  # RFC 3046 §2.2: echoed, and last.
+        tail = wire.option(RELAY_AGENT, relay)  # RFC 3046 §2.2: echoed, and last.
     # RFC 2131 §4.3.2: the relay must broadcast a NAK, for its client may have no address.
     flags = packet.flags | wire.BROADCAST if nak and packet.giaddr else packet.flags
-    ciaddr = packet.ciaddr if kind is MessageType.ACK else 0
+    ciaddr = packet.ciaddr if kind is ACK else 0
     head = wire.reply_head(packet.xid, flags, ciaddr, decision.address, packet.giaddr, packet.chaddr)
-    told, wished = pool.options_of(packet.chaddr), options.get(Code.PARAMETER_LIST)
+    told, wished = pool.options_of(packet.chaddr), options.get(PARAMETER_LIST)
     server = server_of(packet, pool.server) if packet.giaddr else pool.server
-    limit = options.get(Code.MAXIMUM_SIZE)
+    limit = options.get(MAXIMUM_SIZE)
     room = (LEAST_SIZE if limit is None else min(max(int.from_bytes(limit), LEAST_SIZE), pool.mtu)) - HEADERS
     if server == pool.server:
         message = head + wire.finish(told.joined(kind, wished, decision.seconds) + echo + tail)
         if len(message) <= room:
             return message
     pieces = told.pieces(kind, wished, decision.seconds)
-    pieces[Code.SERVER_ID] = wire.option(Code.SERVER_ID, server.to_bytes(4))
+    pieces[SERVER_ID] = wire.option(SERVER_ID, server.to_bytes(4))
     first = [pieces.pop(code) for code in MUST if code in pieces]
     body, file, sname = wire.spread([*first, echo, *pieces.values()], tail, room - len(head))
     return wire.overload(head, file, sname) + wire.finish(body)
@@ -243,6 +260,9 @@ class Way(StrEnum):
     """To the client's MAC, though it may not answer ARP for the address yet."""
 
 
+RELAY, ROUTED, BROADCAST, DIRECT = Way
+
+
 class Destination(NamedTuple):
     """Where a reply goes; ``address`` is that of the IP header."""
 
@@ -250,19 +270,19 @@ class Destination(NamedTuple):
     address: int
 
 
-EVERYONE = Destination(Way.BROADCAST, 0xFFFFFFFF)
+EVERYONE = Destination(BROADCAST, 0xFFFFFFFF)
 
 
 def destination(decision: Decision, packet: Packet) -> Destination:
     """Choose where the reply goes, in the order of RFC 2131 §4.1; to an INFORM, what §4.3.5 says goes first."""
     if packet.giaddr:
         if packet.type == MessageType.INFORM:
-            return Destination(Way.ROUTED, packet.ciaddr)
-        return Destination(Way.RELAY, packet.giaddr)
-    if decision.kind is MessageType.NAK:
+            return Destination(ROUTED, packet.ciaddr)
+        return Destination(RELAY, packet.giaddr)
+    if decision.kind is NAK:
         return EVERYONE
     if packet.ciaddr:
-        return Destination(Way.DIRECT, packet.ciaddr)
+        return Destination(DIRECT, packet.ciaddr)
     if packet.flags & wire.BROADCAST:
         return EVERYONE
-    return Destination(Way.DIRECT, decision.address)
+    return Destination(DIRECT, decision.address)

@@ -25,7 +25,7 @@ from transitions import Machine
 from cocoon_net.dhcp.histogram import Histogram
 from cocoon_net.dhcp.lease import moves
 from cocoon_net.errors import CocoonError, InvariantError
-from cocoon_net.events import Event, RouteFailed, RouteInstalled, RouteWithdrawn
+from cocoon_net.events import Bus, Event, RouteFailed, RouteInstalled, RouteWithdrawn
 
 
 class RouteState(StrEnum):
@@ -35,6 +35,9 @@ class RouteState(StrEnum):
     INSTALLING = "installing"
     PRESENT = "present"
     WITHDRAWING = "withdrawing"
+
+
+ABSENT, INSTALLING, PRESENT, WITHDRAWING = RouteState
 
 
 class RouteTrigger(StrEnum):
@@ -98,10 +101,10 @@ class Wire(Protocol):
 
 
 class Routes:
-    """The state of every route; absent ones are not kept. ``publish`` gets what happened."""
+    """The state of every route; absent ones are not kept. ``bus`` gets what happened."""
 
-    def __init__(self, publish: Callable[[Iterable[Event]], None], now: Callable[[], datetime]) -> None:
-        self._publish = publish
+    def __init__(self, bus: Bus, now: Callable[[], datetime]) -> None:
+        self._bus = bus
         self._now = now
         self._states: dict[int, RouteState] = {}
         self._wire: Wire | None = None
@@ -114,7 +117,7 @@ class Routes:
 
     def state(self, address: int) -> RouteState:
         """Return where the route of ``address`` is."""
-        return self._states.get(address, RouteState.ABSENT)
+        return self._states.get(address, ABSENT)
 
     def __len__(self) -> int:
         return len(self._states)
@@ -146,12 +149,12 @@ class Routes:
 
     def install(self, addresses: Iterable[int]) -> set[int]:
         """Have routes to ``addresses``; returns those that could not be had. Present ones cost nothing."""
-        todo = [address for address in addresses if self.state(address) is RouteState.ABSENT]
+        todo = [address for address in addresses if address not in self._states]
         return self._change(todo, RouteTrigger.INSTALL)
 
     def withdraw(self, addresses: Iterable[int]) -> set[int]:
         """Have no routes to ``addresses``; returns those that would not go."""
-        todo = [address for address in addresses if self.state(address) is RouteState.PRESENT]
+        todo = [address for address in addresses if self.state(address) is PRESENT]
         return self._change(todo, RouteTrigger.WITHDRAW)
 
     def _change(self, todo: list[int], trigger: RouteTrigger) -> set[int]:
@@ -164,16 +167,18 @@ class Routes:
         self.times.observe(time.perf_counter() - began)
         at, events = self._now(), list[Event]()
         happened = RouteInstalled if trigger is RouteTrigger.INSTALL else RouteWithdrawn
+        heard = self._bus.hears(happened)
         for address in todo:
             code = failures.get(address)
             if code is None:
                 self._move(address, RouteTrigger.CONFIRM)
-                events.append(happened(at, IPv4Address(address)))
+                if heard:
+                    events.append(happened(at, IPv4Address(address)))
             else:
                 self._move(address, RouteTrigger.FAIL)
                 self.failures += 1
                 events.append(RouteFailed(at, IPv4Address(address), code))
-        self._publish(events)
+        self._bus.publish(events)
         return set(failures)
 
     def _ask(self, todo: list[int], installing: bool) -> dict[int, int]:
@@ -191,7 +196,7 @@ class Routes:
         target = ROUTE_MOVES.get((state, trigger))
         if target is None:
             raise InvariantError(f"a route that is {state} cannot {trigger}")
-        if target is RouteState.ABSENT:
+        if target is ABSENT:
             self._states.pop(address, None)
         else:
             self._states[address] = target

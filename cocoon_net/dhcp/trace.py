@@ -45,7 +45,7 @@ class Trace:
     def note(self, packet: Packet, decision: Decision, now: int, reason: Reason | None = None) -> None:
         """Keep what was decided about a message; with ``reason``, why nothing was said all the same."""
         self._number = number = self._number + 1
-        said = 0 if reason is not None or decision.kind is None else int(decision.kind)
+        said = decision.kind or 0 if reason is None else 0
         address = decision.address or (decision.changes[0].address if decision.changes else 0)
         why = reason or decision.reason
         self._ring.append(Traced(number, now, packet.chaddr, packet.port, packet.type, said, address, why))

@@ -56,8 +56,9 @@ class Narrator:
         self._exhausted_at = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="narrator", daemon=True)
-        self._unheard = frozenset() if verbose else _FOR_DEBUGGING
-        bus.subscribe(Event, self._take)
+        self._verbose = verbose
+        for kind in (Event,) if verbose else _TOLD:
+            bus.subscribe(kind, self._take)
 
     def start(self) -> None:
         """Begin to write."""
@@ -72,8 +73,8 @@ class Narrator:
         kind = type(event)
         if kind is LeaseBound or kind is LeaseRenewed:
             self.acknowledged += 1
-        if kind in self._unheard:
-            return
+            if kind is LeaseRenewed and not self._verbose:
+                return
         if len(self._pending) < PENDING:
             self._pending.append(event)
         else:
@@ -146,4 +147,15 @@ _KINDS: dict[type[Event], str] = {
 }
 """What an event that got no line of its own is counted as."""
 
-_FOR_DEBUGGING = frozenset({LeaseRenewed, RouteInstalled, RouteWithdrawn})
+_TOLD: tuple[type[Event], ...] = (
+    LeaseBound,
+    LeaseRenewed,
+    LeaseReleased,
+    LeaseExpired,
+    LeaseDeclined,
+    AddressInUse,
+    PoolExhausted,
+    PortRefused,
+    RouteFailed,
+)
+"""What is heard at the usual level; of renewals only the number. Routes that come and go are for debugging."""
