@@ -27,8 +27,8 @@ BURST = 40.0
 SLOWEST = 0.1
 """Calls per second below which no refusal pushes us: 200 nodes at this rate make 20 calls per second together."""
 
-RECOVERY = 0.1
-"""Calls per second that each answer gives back."""
+RECOVERY = 0.01
+"""The part of the full rate that each answer gives back: after a refusal it takes 50 answers, whatever the rate."""
 
 
 class Bucket:
@@ -56,7 +56,7 @@ class Bucket:
 
     def answered(self) -> None:
         """Speed up by a little: a call was not refused for coming too often."""
-        self.rate = min(self._full_rate, self.rate + RECOVERY)
+        self.rate = min(self._full_rate, self.rate + self._full_rate * RECOVERY)
 
     def throttled(self, sent: float, now: float) -> None:
         """Slow down: a call that was sent at ``sent`` was refused for coming too often."""

@@ -51,6 +51,18 @@ def test_a_refusal_slows_the_whole_process_and_answers_speed_it_up_again(clock: 
     assert clock.monotonic() - began == pytest.approx(20 / 10, abs=0.2), "the whole rate again"
 
 
+@pytest.mark.parametrize("rate", [2.0, RATE, 200.0])
+def test_a_fast_budget_recovers_as_fast_as_a_slow_one(rate: float) -> None:
+    bucket = Bucket(rate, 40, random.Random(1))
+    bucket.throttled(0.0, 0.5)
+    for _ in range(49):
+        bucket.answered()
+    assert bucket.rate < rate
+    for _ in range(2):
+        bucket.answered()
+    assert bucket.rate == rate
+
+
 def test_refusals_of_one_volley_count_once_and_the_pause_is_anyone_s_guess() -> None:
     resumes = set()
     for seed in range(20):
