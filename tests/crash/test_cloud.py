@@ -31,7 +31,19 @@ BUSY = {
 }
 """Each is refused once while something is under way, not only when chance has it so."""
 
-STORM = BUSY | {"error-rate": "0.2", "describe-lag": "5", "state-latency": "0.1", "lose-hang": "0.2"}
+LOST = (
+    *("CreateSubnet", "CreateNetworkInterface", "AttachNetworkInterface", "AssignPrivateIpAddresses"),
+    *("DetachNetworkInterface", "DeleteNetworkInterface", "DeleteSubnet"),
+)
+"""Of each, one reply is lost after the effect for sure."""
+
+STORM = BUSY | {
+    "lose": ",".join(LOST),
+    "error-rate": "0.2",
+    "describe-lag": "5",
+    "state-latency": "0.1",
+    "lose-hang": "0.2",
+}
 """A fifth of the calls fails, in every way that there is; listings are five reads late."""
 
 Fault = Callable[..., None]
@@ -131,6 +143,7 @@ def test_killed_in_a_storm_it_goes_on_in_the_storm_and_only_takes_longer(
     wrong = [(call["status"], call["code"], call["outcome"]) for call in calls if call["status"] != 200 or call["code"]]
     assert len(wrong) > 0.1 * len(calls) and len(set(wrong)) >= 8, "it was a real storm"
     assert set(BUSY.values()) <= {f"{code}@{status},1" for status, code, _ in wrong}
+    assert {call["action"] for call in calls if call["outcome"] == "lost"} >= set(LOST)
 
 
 def test_a_link_that_appears_ten_seconds_late_is_waited_for(
@@ -141,6 +154,19 @@ def test_a_link_that_appears_ten_seconds_late_is_waited_for(
     assert re.search(r"^links +waiting for the link of eni-\d", done.stderr, re.M)
     assert scene.world() == provisioned
     fault(link_delay="")
+    scene.product("teardown")
+
+
+def test_a_link_that_does_not_appear_in_time_is_named_at_the_deadline(
+    scene: Any, provisioned: Any, empty: None, fault: Fault, hasty: None
+) -> None:
+    fault(link_delay="1h")
+    why = parked(scene, "init", 75)
+    assert why["error"] == "NotSettled" and why["step"] == "links"
+    assert re.search(r"'links' did not come to rest within 3 s; still waiting for the link of eni-1", why["message"])
+    fault(link_delay="")
+    scene.product("run", "init", "--resume")
+    assert scene.world() == provisioned
     scene.product("teardown")
 
 
