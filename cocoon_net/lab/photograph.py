@@ -152,12 +152,12 @@ def remember(database: Path, names: Mapping[str, str]) -> dict[str, Section]:
 
 
 def finished(database: Path) -> set[str]:
-    """Return the workflows of which a run is done."""
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10.0)) as db:
-        try:
+    """Return the workflows of which a run is done; none where there is no database, or no table of runs yet."""
+    try:
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10.0)) as db:
             return {workflow for (workflow,) in db.execute("SELECT workflow FROM runs WHERE state = 'done'")}
-        except sqlite3.Error:
-            return set()  # it died before there was such a table
+    except sqlite3.Error:
+        return set()
 
 
 def _cloud(state: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Section]:

@@ -31,7 +31,7 @@ Product = Callable[[list[str]], int]
 """The command line: words -> exit code. The lab stands below it and is handed it."""
 
 NODE = "node1"
-CONFIG = 78
+NOTHING_TO_RESUME = 78
 """The exit code of ``run … --resume`` where there is nothing to resume."""
 
 _SPEC = ("--platform", "volcengine", "--node-name", "cocoon-pool", "--pool-size", "40")
@@ -133,16 +133,18 @@ class Stage:
         """Play a chapter and die at a moment of it."""
         return self.run(*self._words(chapter), at=moment)
 
-    def resume(self, chapter: str) -> Ended:
+    def resume(self, chapter: str, at: Moment | None = None) -> Ended:
         """Go on with a chapter as an operator would: ``--resume``, and where there is nothing to resume, the command.
 
         There is nothing to resume before the run's row is committed; nor after its last state is, and then it is done.
         """
         workflow = self._words(chapter)[0]
-        ended = self.run("run", workflow, "--resume")
-        if ended.code != CONFIG or workflow in finished(self.lab.directory / NODE / "state" / "cocoon-net.db"):
+        ended = self.run("run", workflow, "--resume", at=at)
+        if ended.code != NOTHING_TO_RESUME or workflow in finished(
+            self.lab.directory / NODE / "state" / "cocoon-net.db"
+        ):
             return ended
-        return self.run(*self._words(chapter))
+        return self.run(*self._words(chapter), at=at)
 
     def run(self, *words: str, at: Moment | None = None, learn: bool = False) -> Ended:
         """Run a command of the product in a process of its own, to its end or to its death; it is reaped on return."""

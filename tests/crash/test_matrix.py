@@ -13,8 +13,8 @@ from cocoon_net.cli.main import run as product
 from cocoon_net.cloud.volcengine.client import Client
 from cocoon_net.engine.journal import Journal
 from cocoon_net.lab import matrix
+from cocoon_net.lab.case import CHAPTERS, Case, Cycle, play
 from cocoon_net.lab.death import Moment
-from cocoon_net.lab.matrix import CHAPTERS, Case, Cycle, play
 from cocoon_net.lab.stage import STORIES, Stage, open_stage
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
