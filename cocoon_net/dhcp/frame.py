@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from ipaddress import IPv4Address
+from socket import inet_ntoa
 
 CLIENT_PORT, SERVER_PORT = 68, 67
 EVERYBODY = b"\xff" * 6
@@ -132,4 +132,4 @@ def _sum(data: bytes) -> int:
 
 def dotted(address: int) -> str:
     """Return an address as the socket module wants it."""
-    return str(IPv4Address(address))
+    return inet_ntoa(address.to_bytes(4))

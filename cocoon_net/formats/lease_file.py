@@ -34,8 +34,18 @@ def row(mac: str, address: str, expires: int) -> bytes:
 
 
 def join(rows: Iterable[bytes]) -> bytes:
-    """Return the whole file from its rows; ``[]`` when there is none. One call into C, whatever the size."""
-    return b"[" + b",\n".join(rows) + b"]\n"
+    """Return the whole file from its rows; ``[]`` when there is none."""
+    return b"".join(pieces(rows))
+
+
+def pieces(rows: Iterable[bytes]) -> list[bytes]:
+    """Return the whole file as what has to be written one after the other, no row copied; a row may be many, joined."""
+    out = [b"["]
+    for row in rows:
+        out += (row, b",\n")
+    if len(out) > 1:
+        out.pop()
+    return [*out, b"]\n"]
 
 
 @lru_cache(maxsize=64)

@@ -10,7 +10,7 @@ import errno
 import itertools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cocoon_net.engine.model import Call, Change, Context, Seen, Verb, Via
@@ -22,6 +22,9 @@ DIRECTORY_MODE = 0o750
 
 _TICK = 1_000_000
 """Nanoseconds by which a file's time is moved on when the clock did not."""
+
+_PIECES = 1_024
+"""Of one system call (IOV_MAX)."""
 
 _counter = itertools.count()
 
@@ -76,8 +79,10 @@ class Files:
         return {"path": str(path)}
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o644, *, fsync: bool = True) -> None:
+def write_atomic(path: Path, data: bytes | Sequence[bytes], mode: int = 0o644, *, fsync: bool = True) -> None:
     """Replace ``path`` by a file of ``data`` with ``mode``, whatever the umask; its directory is made when missing.
+
+    Large ``data`` may come in pieces: to join megabytes would hold up every other thread, to write them does not.
 
     The file's time is later than that of the one it replaces: readers that cache by time and size see every change.
     With ``fsync`` the file and its name are on disk on return. Raises NodeError, Refused; ``path`` is whole then.
@@ -87,9 +92,8 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644, *, fsync: bool = Tr
         path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            with os.fdopen(os.open(temporary, flags, mode), "wb") as file:
-                file.write(data)
-                file.flush()
+            with os.fdopen(os.open(temporary, flags, mode), "wb", buffering=0) as file:
+                _write(file.fileno(), (data,) if isinstance(data, bytes) else data)
                 os.fchmod(file.fileno(), mode)
                 _move_on(path, file.fileno())
                 if fsync:
@@ -101,6 +105,16 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644, *, fsync: bool = Tr
             _sync_directory(path.parent)
     except OSError as error:
         raise _refusal(error, f"write {path}") from error
+
+
+def _write(descriptor: int, pieces: Sequence[bytes]) -> None:
+    for at in range(0, len(pieces), _PIECES):
+        batch = pieces[at : at + _PIECES]
+        written = os.writev(descriptor, batch)
+        if written < sum(map(len, batch)):  # the disk is about to be full, or a signal came
+            rest = memoryview(b"".join(batch))[written:]
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
 
 
 def remove(path: Path) -> None:

@@ -148,3 +148,14 @@ def test_an_unknown_key_is_a_bug(context: Any) -> None:
 
 def _none() -> Any:
     return None
+
+
+def test_pieces_are_one_file_however_many_and_however_little_the_disk_takes_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = [b"%d\n" % number for number in range(3_000)]
+    writev = os.writev
+    for takes in (10_000, 100, 1):
+        monkeypatch.setattr(os, "writev", lambda descriptor, some, takes=takes: writev(descriptor, some[:takes]))
+        write_atomic(tmp_path / "pieces", pieces)
+        assert (tmp_path / "pieces").read_bytes() == b"".join(pieces)
