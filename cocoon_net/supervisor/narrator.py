@@ -1,7 +1,7 @@
 """Lease events as log lines, written by a thread of its own: a line costs as much as a lease.
 
 Taking an event wakes nobody: while the DHCP loop is in a system call, every other running thread keeps it from coming
-back for as long as the interpreter lets it (``sys.getswitchinterval``, 5 ms). So the thread looks now and then, and
+back for as long as the interpreter lets it (``service.SWITCH_AFTER``). So the thread looks now and then, and
 writes a bounded number of lines; under a storm the rest is counted, and told as one line.
 """
 
