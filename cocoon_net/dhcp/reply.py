@@ -5,6 +5,7 @@ Who is the same client, and who is not: docs/decisions/0006-who-is-a-client.md.
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable
 from enum import StrEnum
 from ipaddress import IPv4Address
@@ -75,7 +76,7 @@ def _request(table: Allocator, packet: Packet, now: int) -> Decision:
     client = _client(packet)
     server, wished = _address(packet, SERVER_ID), _address(packet, REQUESTED_ADDRESS)
     if server:
-        if server != server_of(packet, table.pool.server) and server != table.pool.server:
+        if server != table.pool.server and server != server_of(packet, table.pool.server):
             offered = table.offered(client)
             return Decision(Reason.OTHER_SERVER, withdrawn=offered.address if offered else 0)
         return _select(table, packet, client, wished or packet.ciaddr, now)
@@ -204,11 +205,12 @@ def _seconds(table: Allocator, packet: Packet, address: int = 0) -> int:
     return (wished is None and table.lease_times.get(address)) or table.pool.seconds(wished)
 
 
+_NOT_OF_A_NAME = bytes(range(256)).translate(None, (string.ascii_letters + string.digits + "-._").encode())
+
+
 def _hostname(value: bytes | None) -> str:
     """Read option 12 as text that can stand in a log; RFC 2132 §3.14 allows no more than this."""
-    if value is None:
-        return ""
-    return "".join(char for char in value.decode("ascii", "ignore") if char.isalnum() or char in "-._")
+    return "" if value is None else value.translate(None, _NOT_OF_A_NAME).decode()
 
 
 def render(decision: Decision, packet: Packet, pool: Pool) -> bytes:
