@@ -184,6 +184,30 @@ CREATE TABLE refused_calls (        -- of the counted calls those that were not 
 ) STRICT;
 """
 
+_FINDINGS = """
+CREATE TABLE findings (             -- what audits found; one row from when it began until it was over
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL,             -- audit.finding.Kind
+    key TEXT NOT NULL,
+    says TEXT NOT NULL,
+    advice TEXT NOT NULL,
+    evidence TEXT NOT NULL,         -- JSON: source, what it says, whether it agrees
+    first_seen TEXT NOT NULL,
+    confirmed INTEGER NOT NULL,     -- passes that bore it out
+    last_seen TEXT NOT NULL,
+    resolved TEXT NOT NULL DEFAULT ''
+) STRICT;
+CREATE UNIQUE INDEX findings_open ON findings (kind, key) WHERE resolved = '';
+
+CREATE TABLE audits (               -- the passes of the service
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    at TEXT NOT NULL,
+    seconds REAL NOT NULL,
+    unknown TEXT NOT NULL,          -- JSON: area -> why it could not be looked at
+    repaired TEXT NOT NULL          -- JSON: a line each
+) STRICT;
+"""
+
 
 def _statements(script: str) -> Callable[[Database], None]:
     """Run a script statement by statement: ``executescript`` would commit the migration's transaction."""
@@ -206,6 +230,7 @@ MIGRATIONS: dict[str, Callable[[Database], None]] = {
     "0003_history": _statements(_HISTORY),
     "0005_lease_port": _statements(_LEASE_PORT),
     "0006_refused_calls": _statements(_REFUSED_CALLS),
+    "0007_findings": _statements(_FINDINGS),
 }
 
 

@@ -21,7 +21,7 @@ LEVELS: dict[str, int] = {
     "cloud": 3, "node": 3, "dhcp": 3,
     "steps": 3,
     "world": 5, "dhcp.server": 5, "dhcp.projection": 5, "dhcp.probe": 5, "recovery": 5,
-    "runs": 6, "plans": 7, "pending": 7, "export": 6,
+    "audit": 6, "runs": 6, "plans": 7, "pending": 7, "export": 6,
     "supervisor": 7, "lab": 7,
     "cli": 8, "__main__": 9,
 }  # fmt: skip
@@ -38,7 +38,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "rich": ("cli.render", "cli.show"),
     "sqlite_utils": (
         "store", "engine.journal", "engine.operations", "engine.history", "dhcp.book", "recovery", "runs", "world",
-        "supervisor",
+        "audit.register", "supervisor",
     ),
     "apscheduler": ("supervisor",),
     "click": ("cli",),

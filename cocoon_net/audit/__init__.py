@@ -1,0 +1,1 @@
+"""The audit: every inventory is looked at, and what differs from the ledger and the workflow becomes a finding."""
