@@ -6,6 +6,7 @@ import click
 
 from cocoon_net.cli.options import site_from, site_options
 from cocoon_net.dhcp.limits import Limits
+from cocoon_net.supervisor.daemon import METRICS_ADDRESS
 
 
 @click.command()
@@ -15,11 +16,11 @@ from cocoon_net.dhcp.limits import Limits
 @click.option(
     "--metrics-addr",
     metavar="[HOST]:PORT",
-    default=":9092",
+    default=METRICS_ADDRESS,
     show_default=True,
     envvar="COCOON_NET_METRICS_ADDR",
     show_envvar=True,
-    help="Where Prometheus reads /metrics; '' turns it off.",
+    help="Of /metrics, /healthz, /readyz and the status page, never for guests; '' turns it off.",
 )
 @click.option(
     "--control-socket",

@@ -34,6 +34,9 @@ from cocoon_net.events import Bus
 
 _COMPLAIN_EVERY = 10.0
 
+TYPES = 256
+"""Of messages, as many as option 53 can say."""
+
 
 class Exchange:
     """Serves what was heard. Belongs to the server's loop; its counts may be read by anybody.
@@ -57,6 +60,8 @@ class Exchange:
         self.trace = Trace()
         self.decided: Counter[str] = Counter()
         self.malformed: Counter[str] = Counter()
+        self.received, self.sent = [0] * TYPES, [0] * TYPES
+        """Messages by their type: to add to a list costs 20 ns, to a Counter three times that."""
         self.commit_failures = self.unsent = 0
         self.offer_times, self.ack_times = Histogram(), Histogram()
 
@@ -66,7 +71,7 @@ class Exchange:
         frames = ports.receive()
         # After the last of them was asked: a lease that we count from an earlier second would end before its client's.
         now, table = int(self._clock.now().timestamp()), self._table
-        guard, trace, batch = self._guard, self.trace, Batch(table, now)
+        guard, trace, batch, received = self._guard, self.trace, Batch(table, now), self.received
         offered = 0
         guard.begin(began, now, ports.present, len(frames) >= BATCH)
         asked: list[tuple[Decision, Packet]] = []
@@ -82,6 +87,7 @@ class Exchange:
             if not isinstance(packet, Packet):
                 self.malformed[packet] += 1
                 continue
+            received[packet.type] += 1
             decision = guard.decide(packet, data[6:12], now)
             self.decided[decision.reason] += 1
             batch.take(decision)
@@ -124,6 +130,8 @@ class Exchange:
         payload = render(decision, packet, self._table.pool)
         if not ports.send(payload, destination(decision, packet), packet.chaddr, packet.port):
             self.unsent += 1
+        else:
+            self.sent[decision.kind] += 1
 
     def _settle(self, batch: Batch) -> Settled:
         settled = batch.settle(self._routes, self._book, self._durable)

@@ -28,6 +28,19 @@ class MessageType(IntEnum):
     INFORM = 8
 
 
+ASKED = (
+    MessageType.DISCOVER,
+    MessageType.REQUEST,
+    MessageType.DECLINE,
+    MessageType.RELEASE,
+    MessageType.INFORM,
+)
+"""What clients send."""
+
+SAID = (MessageType.OFFER, MessageType.ACK, MessageType.NAK)
+"""What servers answer."""
+
+
 class Code(IntEnum):
     """The options that we read or write, and know by name."""
 

@@ -24,6 +24,7 @@ from cocoon_net.dhcp.exchange import Exchange
 from cocoon_net.dhcp.guard import Finding, Guard
 from cocoon_net.dhcp.lease import Client, Lease, State, moved
 from cocoon_net.dhcp.limits import Limits
+from cocoon_net.dhcp.options import ASKED, SAID
 from cocoon_net.dhcp.orders import Orders
 from cocoon_net.dhcp.pool import Pool
 from cocoon_net.dhcp.ports import Ports
@@ -165,6 +166,8 @@ class Server:
             muted=self._guard.muted,
             decided={str(reason): count for reason, count in list(self._exchange.decided.items())},
             malformed={str(reason): count for reason, count in list(self._exchange.malformed.items())},
+            received={kind.name.lower(): self._exchange.received[kind] for kind in ASKED},
+            sent={kind.name.lower(): self._exchange.sent[kind] for kind in SAID},
             times={
                 "offer": self._exchange.offer_times.read(),
                 "ack": self._exchange.ack_times.read(),
@@ -172,6 +175,10 @@ class Server:
                 "netlink": self._routes.times.read(),
             },
         )
+
+    def check(self) -> None:
+        """Have the loop do nothing at all. Raises NodeTransient when it does not come to that."""
+        self._orders.ask(lambda now: None)
 
     def wait(self, seconds: float) -> bool:
         """Wait until the server serves; False when it does not within ``seconds``."""

@@ -34,6 +34,10 @@ class Snapshot:
     """How often each reason was the reason."""
     malformed: Mapping[str, int]
     """Datagrams that were not DHCP, by what was wrong first."""
+    received: Mapping[str, int]
+    """Message type -> messages that could be read and that the guard let in."""
+    sent: Mapping[str, int]
+    """Message type -> replies that the kernel took."""
     times: Mapping[str, Times]
     """How long it took: ``offer`` and ``ack`` from the batch's arrival to the last reply of its kind, each counted
     for every such reply of the batch; ``commit`` and ``netlink`` per batch."""

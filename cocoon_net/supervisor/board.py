@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from cocoon_net import records
+from cocoon_net.audit.finding import Kind
 from cocoon_net.dhcp import guard
 from cocoon_net.dhcp.decision import Reason
 from cocoon_net.dhcp.guard import Finding
@@ -69,6 +71,11 @@ def readings(
     snapshot: Snapshot,
     survey: Survey | None,
     api: Mapping[tuple[str, str], int],
+    *,
+    workflow: Mapping[str, Any],
+    room: Mapping[str, int],
+    findings: Mapping[str, int],
+    audited: tuple[datetime, float] | None,
 ) -> Readings:
     """Return what is measured at this moment."""
     refused = sum(snapshot.decided.get(reason.value, 0) for reason in REFUSALS)
@@ -91,4 +98,11 @@ def readings(
             "mute": snapshot.muted,
         },
         times=snapshot.times,
+        size=snapshot.size,
+        received=snapshot.received,
+        sent=snapshot.sent,
+        room=room,
+        workflow=workflow,
+        findings={kind: findings.get(kind, 0) for kind in Kind},
+        audited=audited,
     )

@@ -13,14 +13,17 @@ import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cocoon_net.errors import NodeError, Refused, SpecError
 from cocoon_net.supervisor.desk import Desk
-from cocoon_net.supervisor.http import Answer, Listener, Route, document, refusal
+from cocoon_net.supervisor.feed import Feed, lines
+from cocoon_net.supervisor.http import Answer, Listener, Route, document, refusal, streamed
 
 DIRECTORY_MODE, SOCKET_MODE = 0o750, 0o600
+ALIVE_EVERY = 15.0
+"""Seconds after which a stream says something, so that whoever is gone is noticed."""
 
 _MAC = re.compile(r"[0-9a-f]{2}(?:([:-])[0-9a-f]{2}(?:\1[0-9a-f]{2}){4})|[0-9a-f]{4}(?:\.[0-9a-f]{4}){2}")
 """The spellings that Go's ``net.ParseMAC`` takes for an Ethernet address."""
@@ -35,7 +38,25 @@ def parse_mac(text: str) -> str | None:
     return ":".join(digits[i : i + 2] for i in range(0, 12, 2))
 
 
-def routes(desk: Desk, status: Callable[[], dict[str, Any]]) -> Route:
+class Shown(Protocol):
+    """What is shown besides leases."""
+
+    feed: Feed
+
+    def status(self) -> dict[str, Any]:
+        """Return the numbers of now."""
+        ...
+
+    def view(self) -> dict[str, Any]:
+        """Return the view of the node."""
+        ...
+
+    def findings(self) -> list[dict[str, Any]]:
+        """Return what is wrong now."""
+        ...
+
+
+def routes(desk: Desk, shown: Shown) -> Route:
     """Return the route function of the control socket.
 
     ``desk.release`` is idempotent, and raises a CocoonError when the release cannot be written down.
@@ -70,14 +91,22 @@ def routes(desk: Desk, status: Callable[[], dict[str, Any]]) -> Route:
                 keep = {"PUT": lambda mac: document(desk.reserve(mac, address, hostname, given))}
                 return _of_client(method, text, keep)
             case ["", "v1", "status"]:
-                return _read(method, status)
+                return _read(method, shown.status)
+            case ["", "v1", "view"]:
+                return _read(method, shown.view)
+            case ["", "v1", "findings"]:
+                return _read(method, lambda: {"findings": shown.findings()})
+            case ["", "v1", "events"]:
+                return _events(method, shown.feed)
             case _:
                 return refusal(404, f"there is no {target}", PATHS)
 
     return route
 
 
-PATHS = "/v1/leases, /v1/clients/{mac}, /v1/trace/{mac}, /v1/reservations, /v1/status"
+PATHS = (
+    "/v1/leases, /v1/clients/{mac}, /v1/trace/{mac}, /v1/reservations, /v1/status, /v1/view, /v1/findings, /v1/events"
+)
 
 _READS = ("GET", "HEAD")
 
@@ -93,6 +122,15 @@ def _read(method: str, answer: Callable[[], dict[str, Any]]) -> Answer:
     if method not in _READS:
         return refusal(405, f"{method} is not for this path", allow=_READS)
     return document(answer())
+
+
+def _events(method: str, feed: Feed) -> Answer:
+    if method not in _READS:
+        return refusal(405, f"{method} is not for this path", allow=_READS)
+    listener = feed.listen()
+    if listener is None:
+        return refusal(503, "too many listen already", "close one of the listeners")
+    return streamed(lines(listener, ALIVE_EVERY), "application/x-ndjson")
 
 
 def _reading(answer: Callable[[str], Answer]) -> dict[str, Callable[[str], Answer]]:

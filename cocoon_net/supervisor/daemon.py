@@ -33,12 +33,16 @@ if TYPE_CHECKING:
 __all__ = ["DaemonOptions", "daemon_owner", "reload_running", "serve"]
 
 
+METRICS_ADDRESS = "127.0.0.1:9092"
+"""Loopback unless told otherwise: docs/decisions/0012-who-may-look.md."""
+
+
 @dataclass(frozen=True, slots=True)
 class DaemonOptions:
     """What ``daemon`` was asked for besides the places."""
 
     skip_iptables: bool = False
-    metrics_address: str = ":9092"
+    metrics_address: str = METRICS_ADDRESS
     """Empty turns the endpoint off."""
     control: bool = True
     """Whether there is a control socket; where it is, the site says."""
@@ -59,8 +63,8 @@ def serve(site: Site, options: DaemonOptions) -> None:
     from loguru import logger
 
     from cocoon_net.recovery import open_sound, recall
-    from cocoon_net.supervisor.metrics import parse_address
     from cocoon_net.supervisor.service import Service
+    from cocoon_net.supervisor.web import parse_address
 
     if options.metrics_address:
         parse_address(options.metrics_address)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
@@ -35,6 +36,8 @@ class Answer:
     body: bytes = b""
     kind: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
+    stream: Iterator[bytes] | None = None
+    """The body in pieces, for as long as it yields them; it is closed when the client is gone."""
 
 
 Route = Callable[[str, str], Answer]
@@ -44,6 +47,11 @@ Route = Callable[[str, str], Answer]
 def document(data: Any, status: int = 200) -> Answer:
     """Answer with JSON."""
     return Answer(status, (json.dumps(data, indent=2) + "\n").encode())
+
+
+def streamed(stream: Iterator[bytes], kind: str) -> Answer:
+    """Answer with what comes, while it comes."""
+    return Answer(200, kind=kind, headers={"Cache-Control": "no-store"}, stream=stream)
 
 
 def refusal(status: int, message: str, hint: str = "", allow: Iterable[str] = ()) -> Answer:
@@ -56,8 +64,11 @@ def refusal(status: int, message: str, hint: str = "", allow: Iterable[str] = ()
 class Listener:
     """Serves ``route`` on a socket that is bound already, in threads of its own, from ``start`` to ``stop``."""
 
-    def __init__(self, bound: socket.socket, route: Route, name: str) -> None:
-        self._server = _Server(bound, route)
+    def __init__(
+        self, bound: socket.socket, route: Route, name: str, admits: Callable[[socket.socket], bool] = lambda _: True
+    ) -> None:
+        """``admits`` looks at each connection before anything is read of it; what it refuses is hung up on."""
+        self._server = _Server(bound, route, admits)
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": None}, name=name, daemon=True
         )
@@ -84,12 +95,16 @@ class _Server(ThreadingMixIn, TCPServer):
     block_on_close = False
     request_queue_size = 64
 
-    def __init__(self, bound: socket.socket, route: Route) -> None:
+    def __init__(self, bound: socket.socket, route: Route, admits: Callable[[socket.socket], bool]) -> None:
         super().__init__(("", 0), _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = bound
         self.route = route
+        self._admits = admits
         self._room = threading.Semaphore(AT_ONCE)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        return self._admits(request)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._room.acquire(blocking=False):
@@ -135,14 +150,27 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(answer.status)
         if answer.status != 204:
             self.send_header("Content-Type", answer.kind)
-            self.send_header("Content-Length", str(len(answer.body)))
+            if answer.stream is None:
+                self.send_header("Content-Length", str(len(answer.body)))
         for name, value in answer.headers.items():
             self.send_header(name, value)
         # One request a connection: a thread is never held by a client that has nothing to ask.
         self.send_header("Connection", "close")
         self.end_headers()
-        if self.command != "HEAD" and answer.status != 204:
+        if answer.stream is not None:
+            self._pour(answer.stream)
+        elif self.command != "HEAD" and answer.status != 204:
             self.wfile.write(answer.body)
+
+    def _pour(self, stream: Iterator[bytes]) -> None:
+        """Write a body of unknown length, to its end or to that of the connection."""
+        self.close_connection = True
+        # Whoever reads nothing for so long has hung up, or is too slow.
+        with contextlib.suppress(OSError):
+            for piece in stream if self.command != "HEAD" else ():
+                self.wfile.write(piece)
+        if isinstance(stream, Generator):
+            stream.close()
 
     def _discard_body(self) -> None:
         # Closing a socket with unread octets resets it, and the client may never see the answer.

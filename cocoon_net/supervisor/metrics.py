@@ -6,20 +6,19 @@ Nothing is counted twice: every number comes from whoever knows it, through ``Re
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
+from cocoon_net import __version__
 from cocoon_net.dhcp.histogram import Times
-from cocoon_net.errors import SpecError
-from cocoon_net.supervisor.http import Answer, Listener, Route, refusal
+from cocoon_net.supervisor.lifecycle import Phase
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-DEFAULT_ADDRESS = ":9092"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -41,6 +40,19 @@ class Readings:
     """Kind -> differences that the last look at the kernel confirmed."""
     phase: str = ""
     """Of the service's lifecycle."""
+    size: int = 0
+    """Addresses of the pool."""
+    room: Mapping[str, int] = field(default_factory=dict)
+    """Limit -> addresses that it would let the pool have besides."""
+    received: Mapping[str, int] = field(default_factory=dict)
+    sent: Mapping[str, int] = field(default_factory=dict)
+    """Message type -> messages."""
+    findings: Mapping[str, int] = field(default_factory=dict)
+    """Kind -> findings that are open."""
+    audited: tuple[datetime, float] | None = None
+    """When the last audit was, and the seconds that it took; None before the first."""
+    workflow: Mapping[str, Any] = field(default_factory=dict)
+    """The newest run, as ``view.workflow`` has it."""
     decisions: Mapping[str, int] = field(default_factory=dict)
     """Reason -> messages, timers and orders that were decided so."""
     malformed: Mapping[str, int] = field(default_factory=dict)
@@ -55,43 +67,18 @@ class Readings:
     """``offer``, ``ack``, ``commit``, ``netlink``."""
 
 
-def parse_address(text: str) -> tuple[str, int]:
-    """Read ``:9092``, ``127.0.0.1:9092`` or ``[::1]:9092``; no host means every IPv4 address. Raises SpecError."""
-    try:
-        parts = urlsplit(f"//{text.strip()}")
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        host, port = "", None
-    if port is None or parts.path or parts.query or "@" in text:
-        raise SpecError(
-            f"--metrics-addr: {text!r} is not HOST:PORT", hint="like :9092 or 127.0.0.1:9092; empty turns it off"
-        )
-    return host, port
-
-
-def listen(text: str, read: Callable[[], Readings]) -> tuple[Listener, int]:
-    """Bind the endpoint and return its listener, not started, and its port. Raises OSError when the port is taken."""
-    host, port = parse_address(text)
-    bound = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    return Listener(bound, routes(read), "metrics"), int(bound.getsockname()[1])
-
-
-def routes(read: Callable[[], Readings]) -> Route:
-    """Return the route function of the endpoint: ``/metrics``."""
+def exposition(read: Callable[[], Readings]) -> Callable[[], bytes]:
+    """Return what renders a new reading in the text format of Prometheus (version 0.0.4)."""
     from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
     registry = CollectorRegistry()
     registry.register(_Collector(read))
     ProcessCollector(registry=registry)
+    return lambda: generate_latest(registry)
 
-    def route(method: str, target: str) -> Answer:
-        if urlsplit(target).path != "/metrics":
-            return refusal(404, f"there is no {target}", "/metrics")
-        if method not in ("GET", "HEAD"):
-            return refusal(405, f"{method} is not for this path", allow=["GET", "HEAD"])
-        return Answer(200, generate_latest(registry), CONTENT_TYPE)
 
-    return route
+def _one_of(names: Iterable[str], name: str) -> dict[str, int]:
+    return {str(each): int(each == name) for each in names}
 
 
 class _Collector:
@@ -121,11 +108,19 @@ class _Collector:
         yield GaugeMetricFamily("cocoon_net_dhcp_lease_active", "Leases that are bound.", now.leases.get("bound", 0))
         yield from self._counters(now)
         yield from self._histograms(now)
+        yield from self._workflow(now)
+        yield from self._audit(now)
+        yield GaugeMetricFamily("cocoon_net_dhcp_pool_size", "Addresses of the pool.", now.size)
+        build = GaugeMetricFamily("cocoon_net_build_info", "The version that serves.", labels=["version"])
+        build.add_metric([__version__], 1)
+        yield build
         for name, help_text, label, values in (
             ("secondary_nics", "Secondary links of the pool, expected and present.", "state", now.nics),
             ("dhcp_addresses", "Addresses of the pool, by the state of their lease.", "state", now.leases),
             ("differences", "Differences between kernel and database, last confirmed.", "kind", now.differences),
-            ("lifecycle", "Where the service stands: 1 at its phase.", "phase", {now.phase: 1} if now.phase else {}),
+            ("findings", "Findings of the audit that are open.", "kind", now.findings),
+            ("lifecycle", "Where the service stands: 1 at its phase.", "phase", _one_of(Phase, now.phase)),
+            ("dhcp_pool_room", "Addresses that each limit would let the pool have besides.", "limit", now.room),
         ):
             family = GaugeMetricFamily(f"cocoon_net_{name}", help_text, labels=[label])
             for value in sorted(values):
@@ -141,6 +136,8 @@ class _Collector:
         yield exhausted
         for name, help_text, label, values in (
             ("decisions", "What was decided, by its reason.", "reason", now.decisions),
+            ("received", "Messages that could be read, by type.", "message", now.received),
+            ("sent", "Replies, by type.", "message", now.sent),
             ("malformed", "Frames that are no DHCP message, by what was wrong first.", "kind", now.malformed),
             ("guarded", "Messages that a bridge port may not have answered, by reason.", "reason", now.guarded),
             ("troubles", "Batches not written, routes and replies refused, ports muted.", "kind", now.troubles),
@@ -156,6 +153,44 @@ class _Collector:
         for (action, code), count in sorted(now.api.items()):
             calls.add_metric([action, code or "ok"], count)
         yield calls
+
+    @staticmethod
+    def _workflow(now: Readings) -> Iterator[Metric]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        run = now.workflow
+        labels = [run.get("workflow", "")]
+        states = GaugeMetricFamily(
+            "cocoon_net_workflow_state",
+            "The states of the newest run: 1 at the status of each.",
+            labels=["workflow", "state", "status"],
+        )
+        seconds = GaugeMetricFamily(
+            "cocoon_net_workflow_state_seconds", "Time spent acting in each state.", labels=["workflow", "state"]
+        )
+        parked = GaugeMetricFamily(
+            "cocoon_net_workflow_parked", "1 while the newest run is parked with an error.", labels=["workflow"]
+        )
+        for one in run.get("states", ()):
+            states.add_metric([*labels, one["state"], one["status"]], 1)
+            seconds.add_metric([*labels, one["state"]], one["seconds"])
+        if run:
+            parked.add_metric(labels, bool(run["error"]))
+        yield from (states, seconds, parked)
+
+    @staticmethod
+    def _audit(now: Readings) -> Iterator[Metric]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        at = GaugeMetricFamily("cocoon_net_audit_last_timestamp_seconds", "When the last audit was.")
+        age = GaugeMetricFamily("cocoon_net_audit_age_seconds", "How long ago that was.")
+        took = GaugeMetricFamily("cocoon_net_audit_duration_seconds", "How long the last audit took.")
+        if now.audited is not None:
+            ended, seconds = now.audited
+            at.add_metric([], ended.timestamp())
+            age.add_metric([], max(0.0, time.time() - ended.timestamp()))
+            took.add_metric([], seconds)
+        yield from (at, age, took)
 
     @staticmethod
     def _histograms(now: Readings) -> Iterator[Metric]:

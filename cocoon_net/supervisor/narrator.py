@@ -28,6 +28,7 @@ from cocoon_net.events import (
     RouteInstalled,
     RouteWithdrawn,
 )
+from cocoon_net.supervisor.feed import Feed
 
 PENDING = 1000
 """Events that wait for their line at most: a boot storm of a node is told line by line."""
@@ -45,10 +46,12 @@ QUIET = 60.0
 class Narrator:
     """Listens to a bus, counts the promises, and tells what happened; ``verbose``: also what is only for debugging.
 
+    What it tells it hands to ``feed``, too; renewals only while somebody listens there.
+
     Lines that the log's level leaves out are not even thought of: they would use up those that matter.
     """
 
-    def __init__(self, bus: Bus, *, verbose: bool = False) -> None:
+    def __init__(self, bus: Bus, *, verbose: bool = False, feed: Feed | None = None) -> None:
         self.acknowledged = 0
         """Leases bound or renewed since the start."""
         self._pending: deque[Event] = deque()
@@ -57,6 +60,7 @@ class Narrator:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="narrator", daemon=True)
         self._verbose = verbose
+        self._feed = feed or Feed()
         for kind in (Event,) if verbose else _TOLD:
             bus.subscribe(kind, self._take)
 
@@ -73,7 +77,7 @@ class Narrator:
         kind = type(event)
         if kind is LeaseBound or kind is LeaseRenewed:
             self.acknowledged += 1
-            if kind is LeaseRenewed and not self._verbose:
+            if kind is LeaseRenewed and not (self._verbose or self._feed.heard):
                 return
         if len(self._pending) < PENDING:
             self._pending.append(event)
@@ -92,7 +96,9 @@ class Narrator:
         """Write up to ``most`` lines, and how many could not be kept up with; returns how many were written."""
         written = 0
         while self._pending and written < most:
-            self._tell(self._pending.popleft())
+            event = self._pending.popleft()
+            self._tell(event)
+            self._feed.publish(event)
             written += 1
         if not self._pending and self._unwritten:
             unwritten, self._unwritten = self._unwritten, Counter()

@@ -32,6 +32,8 @@ from cocoon_net.recovery import keep
 from cocoon_net.site import Site
 from cocoon_net.store import open_database
 from cocoon_net.supervisor import log, takeover
+from cocoon_net.supervisor.dashboard import Dashboard
+from cocoon_net.supervisor.feed import Feed
 from cocoon_net.supervisor.lifecycle import Lifecycle, Phase, announce
 from cocoon_net.supervisor.narrator import Narrator
 from cocoon_net.supervisor.status import DAEMON_NOTE
@@ -88,7 +90,8 @@ class Service:
         self._clock = SystemClock()
         self._life = Lifecycle(announce, _log, self._persist)
         self._bus = Bus(on_error=_complain)
-        self._narrator = Narrator(self._bus, verbose=log.verbose())
+        self._feed = Feed()
+        self._narrator = Narrator(self._bus, verbose=log.verbose(), feed=self._feed)
         self._server: Server | None = None
         self._survey: Survey | None = None
         self._unsettled = ""
@@ -148,10 +151,23 @@ class Service:
         self._narrator.start()
         parts.callback(self._narrator.stop)
         self._server = self._open_dhcp(parts)
+        seen = Dashboard(
+            self._site,
+            self._clock,
+            self._life,
+            self._server,
+            self._narrator,
+            self._feed,
+            lambda: self._pool,
+            lambda: self._survey,
+        )
+        parts.callback(seen.close)
         if self._options.control:
-            self._open_control(parts, self._server)
+            self._open_control(parts, self._server, seen)
         if self._options.metrics_address:
-            self._open_metrics(parts, self._server)
+            self._open_metrics(parts, seen)
+        # Before the listeners go: a stream would keep them waiting.
+        parts.callback(self._feed.close)
         if self._survey is not None:
             self._open_scheduler(parts, self._survey)
 
@@ -183,33 +199,21 @@ class Service:
         result.add_done_callback(lambda ended: self._orders.put(Ended(ended)))
         return server
 
-    def _open_control(self, parts: contextlib.ExitStack, server: Server) -> None:
-        from cocoon_net.supervisor import board, control
+    def _open_control(self, parts: contextlib.ExitStack, server: Server, seen: Dashboard) -> None:
+        from cocoon_net.supervisor import control
         from cocoon_net.supervisor.desk import LiveDesk
 
-        route = control.routes(
-            LiveDesk(self._site, server, lambda: server.reload(self._pool)),
-            lambda: board.status(self._life, self._pool, server.snapshot(), self._survey, server.findings()),
-        )
+        route = control.routes(LiveDesk(self._site, server, lambda: server.reload(self._pool)), seen)
         socket = control.ControlSocket(self._site.control_socket, route)
         socket.start()
         parts.callback(socket.stop)
 
-    def _open_metrics(self, parts: contextlib.ExitStack, server: Server) -> None:
+    def _open_metrics(self, parts: contextlib.ExitStack, seen: Dashboard) -> None:
         """Open the endpoint; a port that is taken is complained about: DHCP matters more."""
-        from cocoon_net.supervisor import board, metrics
+        from cocoon_net.supervisor import web
 
         try:
-            endpoint, _ = metrics.listen(
-                self._options.metrics_address,
-                lambda: board.readings(
-                    self._narrator.acknowledged,
-                    self._life,
-                    server.snapshot(),
-                    self._survey,
-                    Journal(self._database).answers(),
-                ),
-            )
+            endpoint, _ = web.listen(self._options.metrics_address, web.routes(seen), lambda: self._pool)
         except OSError as error:
             logger.warning("no metrics: {} cannot be had: {}", self._options.metrics_address, error.strerror or error)
             return

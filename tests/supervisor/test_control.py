@@ -10,13 +10,17 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cocoon_net.errors import NodeError, Refused, SpecError, StoreError
+from cocoon_net.events import LeaseReleased
 from cocoon_net.supervisor.control import ControlSocket, parse_mac, routes
+from cocoon_net.supervisor.feed import Feed
 
 MAC = "02:42:ac:11:00:02"
 
@@ -73,6 +77,22 @@ class Table:
         self.released.append(mac)
 
 
+class Shown:
+    """Stands for the daemon's dashboard."""
+
+    def __init__(self) -> None:
+        self.feed = Feed()
+
+    def status(self) -> dict[str, Any]:
+        return {"pid": 7}
+
+    def view(self) -> dict[str, Any]:
+        return {"phase": "serving"}
+
+    def findings(self) -> list[dict[str, Any]]:
+        return [{"kind": "link-down"}]
+
+
 @pytest.fixture
 def table() -> Table:
     return Table()
@@ -80,7 +100,7 @@ def table() -> Table:
 
 @pytest.fixture
 def control(tmp_path: Path, table: Table) -> Iterator[ControlSocket]:
-    served = ControlSocket(tmp_path / "run" / "control.sock", routes(table, lambda: {"pid": 7}))
+    served = ControlSocket(tmp_path / "run" / "control.sock", routes(table, Shown()))
     served.start()
     yield served
     served.stop()
@@ -192,7 +212,7 @@ def test_it_is_for_root_alone(control: ControlSocket) -> None:
 
 
 def test_it_stops_at_once_and_takes_its_socket_along(tmp_path: Path) -> None:
-    served = ControlSocket(tmp_path / "control.sock", routes(Table(), dict))
+    served = ControlSocket(tmp_path / "control.sock", routes(Table(), Shown()))
     served.start()
     began = time.monotonic()
     served.stop()
@@ -201,7 +221,7 @@ def test_it_stops_at_once_and_takes_its_socket_along(tmp_path: Path) -> None:
 
 
 def test_it_leaves_another_ones_socket_when_it_stops(tmp_path: Path) -> None:
-    served = ControlSocket(tmp_path / "control.sock", routes(Table(), dict))
+    served = ControlSocket(tmp_path / "control.sock", routes(Table(), Shown()))
     served.start()
     served.path.unlink()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
@@ -214,7 +234,7 @@ def test_a_dead_socket_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
         dead.bind(str(path))
-    served = ControlSocket(path, routes(Table(), dict))
+    served = ControlSocket(path, routes(Table(), Shown()))
     served.start()
     assert ask(path, "GET", "/v1/status")[0] == 200
     served.stop()
@@ -222,7 +242,7 @@ def test_a_dead_socket_is_replaced(tmp_path: Path) -> None:
 
 def test_a_living_socket_is_refused(control: ControlSocket) -> None:
     with pytest.raises(Refused, match="another cocoon-net runs"):
-        ControlSocket(control.path, routes(Table(), dict))
+        ControlSocket(control.path, routes(Table(), Shown()))
     assert ask(control.path, "GET", "/v1/status")[0] == 200
 
 
@@ -237,15 +257,49 @@ def test_a_foreign_file_is_refused_and_kept(tmp_path: Path, kind: str) -> None:
         case "link":
             path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Refused, match="not a socket"):
-        ControlSocket(path, routes(Table(), dict))
+        ControlSocket(path, routes(Table(), Shown()))
     assert os.path.lexists(path)
 
 
 def test_a_path_that_cannot_be_bound_is_told(tmp_path: Path) -> None:
     with pytest.raises(NodeError, match="cannot be made"):
-        ControlSocket(tmp_path / ("x" * 120), routes(Table(), dict))
+        ControlSocket(tmp_path / ("x" * 120), routes(Table(), Shown()))
 
 
 def test_macs_are_read_like_the_go_tool_reads_them() -> None:
     assert parse_mac(" 02:42:AC:11:00:02 ") == MAC
     assert parse_mac("02:42:ac:11:00:02:00:01") is None
+
+
+def test_what_is_shown_is_read_and_never_written(control: ControlSocket) -> None:
+    for path, answer in (
+        ("/v1/view", {"phase": "serving"}),
+        ("/v1/findings", {"findings": [{"kind": "link-down"}]}),
+    ):
+        status, _, body = ask(control.path, "GET", path)
+        assert status == 200 and json.loads(body) == answer
+        status, headers, _ = ask(control.path, "DELETE", path)
+        assert status == 405 and headers["Allow"] == "GET, HEAD"
+    assert ask(control.path, "POST", "/v1/events")[0] == 405
+
+
+def test_events_are_lines_of_json_until_the_daemon_stops(tmp_path: Path, table: Table) -> None:
+    shown = Shown()
+    served = ControlSocket(tmp_path / "control.sock", routes(table, shown))
+    served.start()
+    connection = Unix(served.path)
+    connection.request("GET", "/v1/events")
+    reply = connection.getresponse()
+    assert reply.status == 200 and reply.getheader("Content-Type") == "application/x-ndjson"
+    shown.feed.publish(LeaseReleased(datetime(2026, 1, 1, tzinfo=UTC), IPv4Address("10.0.0.9"), MAC, "client"))
+    line = b""
+    while not line.strip():
+        line = reply.readline()
+    assert json.loads(line)["event"] == "LeaseReleased"
+    shown.feed.close()
+    assert json.loads(reply.read().strip().splitlines()[-1]) == {
+        "event": "End",
+        "why": "the service stops",
+    }
+    connection.close()
+    served.stop()
