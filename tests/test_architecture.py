@@ -38,7 +38,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "rich": ("cli.render", "cli.show"),
     "sqlite_utils": (
         "store", "engine.journal", "engine.operations", "engine.history", "dhcp.book", "recovery", "runs", "world",
-        "audit.register", "supervisor",
+        "audit", "supervisor",
     ),
     "apscheduler": ("supervisor",),
     "click": ("cli",),

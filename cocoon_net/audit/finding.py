@@ -102,15 +102,13 @@ AREAS: Mapping[Kind, str] = {
 }
 """Kind -> the area that must have been looked at to say that it is gone: a step's name, or a check of the audit's."""
 
-DESTRUCTIVE = frozenset(
-    {Kind.INTERFACE_GONE, Kind.INTERFACE_DETACHED, Kind.INTERFACE_ELSEWHERE, Kind.ADDRESS_GONE, Kind.ADDRESS_MOVED}
-)
+DESTRUCTIVE = frozenset({Kind.INTERFACE_GONE, Kind.INTERFACE_DETACHED, Kind.INTERFACE_ELSEWHERE, Kind.ADDRESS_GONE})
 """Kinds that, once they count, take addresses away from guests."""
 
 _SEVERITIES = {
     **dict.fromkeys(DESTRUCTIVE, Severity.CRITICAL),
     **dict.fromkeys((Kind.LINK_MISSING, Kind.FIREWALL_FOREIGN, Kind.DHCP_PORT), Severity.CRITICAL),
-    **dict.fromkeys((Kind.ADDRESS_ADDED, Kind.INTERFACE_EXTRA, Kind.LINK_RENAMED), Severity.NOTICE),
+    **dict.fromkeys((Kind.ADDRESS_ADDED, Kind.ADDRESS_MOVED, Kind.INTERFACE_EXTRA), Severity.NOTICE),
 }
 
 
@@ -277,9 +275,10 @@ def _confirmed(sighting: Sighting, before: int) -> int:
     """Count a pass: two sources that agree add one, a source that contradicts begins anew, silence changes nothing."""
     if sighting.kind not in DESTRUCTIVE:
         return before + 1
-    if sum(evidence.agrees for evidence in sighting.evidence) >= 2:
+    said = [evidence.agrees for evidence in sighting.evidence if evidence.source is not Source.LEDGER]
+    if sum(said) >= 2:
         return before + 1
-    return before if all(evidence.agrees for evidence in sighting.evidence) else 0
+    return before if all(said) else 0
 
 
 def withdrawn(findings: Iterable[Finding], addresses: Mapping[str, Collection[IPv4Address]]) -> frozenset[IPv4Address]:
@@ -291,6 +290,6 @@ def withdrawn(findings: Iterable[Finding], addresses: Mapping[str, Collection[IP
     for finding in findings:
         if finding.counts and finding.kind is Kind.ADDRESS_GONE:
             gone.add(IPv4Address(finding.key))
-        elif finding.counts and finding.kind in DESTRUCTIVE - {Kind.ADDRESS_MOVED}:
+        elif finding.counts and finding.kind in DESTRUCTIVE:
             gone.update(addresses.get(finding.key, ()))
     return frozenset(gone)

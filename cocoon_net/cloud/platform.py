@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from ipaddress import IPv4Address
 from typing import Protocol
 
 from cocoon_net.clock import Clock, SystemClock
@@ -30,6 +33,17 @@ class Strays(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """What the instance metadata says, a second source beside the API."""
+
+    instance_id: str
+    attached: Mapping[str, frozenset[IPv4Address]]
+    """MAC -> secondary addresses, of every interface that this instance has."""
+    clock: datetime | None
+    """Its time, where it tells."""
+
+
 class Platform(Protocol):
     """One cloud, as seen from one of its instances."""
 
@@ -40,6 +54,10 @@ class Platform(Protocol):
 
     def describe(self, spec: Spec) -> Instance:
         """Return the facts of the instance that we run on. Raises CloudError, Refused."""
+        ...
+
+    def witness(self) -> Witness:
+        """Ask the instance metadata, not the API. Raises CloudError and its kin."""
         ...
 
     def inventories(self) -> Mapping[str, Inventory]:

@@ -11,7 +11,7 @@ one step have different keys and are independent; they are applied side by side,
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -162,7 +162,7 @@ class Runner:
         except WorldError as error:
             return Planned(change, (), error.message)
 
-    def reassert(self, plan: Plan, cx: Context, only: frozenset[str]) -> list[Change]:
+    def reassert(self, plan: Plan, cx: Context, only: Collection[str]) -> list[Change]:
         """Apply what differs in the stages named ``only``, once and without a journal, and return it.
 
         For the node's own kernel after a reboot: nothing there outlives us, nothing is created in the cloud.

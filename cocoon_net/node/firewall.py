@@ -54,13 +54,18 @@ class Firewall:
         want = None if change.verb is Verb.DELETE else change.want
         if not isinstance(want, Ruleset | None):
             raise InvariantError(f"firewall cannot apply {want!r}")
-        save = _run("iptables-save")
-        text = iptables.restore(want, save)
+        found = save()
+        text = iptables.restore(want, found)
         if text:
             _run("iptables-restore", "--noflush", "-w", str(LOCK_WITHIN), given=text)
         links = [record.name for record in cx.records("links").values() if isinstance(record, Link)]
-        left = go_rules(save, cx.spec.subnet, links)
+        left = go_rules(found, cx.spec.subnet, links)
         return {"left alone": "; ".join(left)} if left else {}
+
+
+def save() -> str:
+    """Return what ``iptables-save`` says, the rules of others included. Raises Refused, NodeError."""
+    return _run("iptables-save")
 
 
 def go_rules(save: str, subnet: IPv4Network, links: Sequence[str]) -> tuple[str, ...]:

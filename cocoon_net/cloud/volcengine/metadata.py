@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from ipaddress import AddressValueError, IPv4Address
 from typing import Any
 from urllib.parse import SplitResult, quote, urlsplit
 
@@ -26,6 +27,7 @@ PATIENCE = 10.0
 _TOKEN_PATH = "/latest/api/token"
 _TOKEN_HEADER = "X-volc-ecs-metadata-token"
 _ROLE_ROOTS = ("/volcstack/latest/iam/security_credentials", "/latest/iam/security_credentials")
+_INTERFACE_ROOTS = tuple(f"{root}/network/interfaces/macs" for root in ("/latest", "/volcstack/latest"))
 _LARGEST = 1 << 16
 
 _PATHS: Mapping[str, tuple[str, ...]] = {
@@ -95,6 +97,27 @@ class Metadata:
         self._timeout = timeout
         self._patience = patience
         self._token = ""
+        self.clock: datetime | None = None
+        """The service's own time, as the last answer told it."""
+
+    def attached(self) -> dict[str, frozenset[IPv4Address]]:
+        """Return the interfaces that the instance has: MAC -> secondary addresses. Raises as ``instance_id``."""
+        deadline = self._deadline()
+        for root in _INTERFACE_ROOTS:
+            listing = self._get(f"{root}/", deadline)
+            if not listing:
+                continue
+            found: dict[str, frozenset[IPv4Address]] = {}
+            for name in listing.split():
+                text = self._get(f"{root}/{name.strip('/')}/private_ipv4s", deadline)
+                try:
+                    addresses = frozenset(map(IPv4Address, (text or "").replace(",", " ").split()))
+                except AddressValueError:
+                    raise CloudError(f"{self.base_url} tells addresses that cannot be read: {text!r:.60}") from None
+                if text is not None:
+                    found[name.strip("/").lower().replace("-", ":")] = addresses
+            return found
+        raise CloudGone(f"{self.base_url} does not tell this instance's interfaces")
 
     def instance_id(self) -> str:
         """Return this instance's id. Raises CloudTransient when nobody answers, CloudGone when nobody knows."""
@@ -197,6 +220,7 @@ class Metadata:
         try:
             connection.request(method, f"{self._url.path}{path}", headers={**headers, "Accept": "*/*"})
             response = connection.getresponse()
+            self.clock = _moment(response.getheader("Date"))
             body = b""
             while len(body) < _LARGEST and (piece := response.read1(4096)):
                 body += piece
@@ -208,6 +232,16 @@ class Metadata:
             raise CloudTransient(f"no instance metadata from {self.base_url}: {why}") from None
         finally:
             connection.close()
+
+
+def _moment(text: str | None) -> datetime | None:
+    """Read the ``Date`` of an answer (RFC 9110 §6.6.1); None where there is none, or another thing."""
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return parsedate_to_datetime(text) if text else None
+    except ValueError:
+        return None
 
 
 def _role_keys(role: str, text: str) -> RoleKeys:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from cocoon_net.clock import Clock
 from cocoon_net.cloud.budget import Budget
 from cocoon_net.cloud.garbage import LookedAfter
+from cocoon_net.cloud.platform import Witness
 from cocoon_net.cloud.volcengine.addresses import Addresses
 from cocoon_net.cloud.volcengine.attachments import Attachments
 from cocoon_net.cloud.volcengine.client import Client
@@ -46,6 +47,12 @@ class Volcengine:
     def describe(self, spec: Spec) -> Instance:
         """Return the facts of this instance. Raises CloudError, Refused."""
         return describe(self._client, self._metadata.identity(), spec)
+
+    def witness(self) -> Witness:
+        """Return what the instance metadata says. Raises CloudError."""
+        identifier = self._metadata.instance_id()
+        attached = self._metadata.attached()
+        return Witness(identifier, attached, self._metadata.clock)
 
     def inventories(self) -> Mapping[str, Inventory]:
         """Return the five inventories; they share the client."""

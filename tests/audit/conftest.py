@@ -1,0 +1,112 @@
+"""A provisioned node in a lab of its own, to pull things out of."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cocoon_net.lab.cloud import Admin
+
+SPEC = ("--platform", "volcengine", "--node-name", "cocoon-pool", "--subnet", "172.20.100.0/24", "--pool-size", "20")
+
+
+@dataclass
+class Node:
+    """node1 of one lab."""
+
+    name: str
+    base: Path
+
+    @property
+    def home(self) -> Path:
+        return self.base / self.name / "node1"
+
+    @property
+    def admin(self) -> Admin:
+        return Admin(self.base / self.name / "cloud" / "admin.sock")
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "COCOON_NET_LAB_DIR": str(self.base)}
+
+    def line(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "cocoon_net", "lab", "exec", "--name", self.name, "node1", "--", *words]
+
+    def run(self, *words: str) -> str:
+        """Type a command on the node."""
+        done = subprocess.run(self.line(*words), env=self.environment(), capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, f"{words}: {done.stderr}"
+        return done.stdout
+
+    def ip(self, *words: str) -> str:
+        space = ("ip", "-n", f"{self.name}-node1")
+        return subprocess.run([*space, *words], check=True, capture_output=True, text=True).stdout
+
+    def inside(self, *words: str) -> str:
+        """Run a command in the node's network namespace; faster than as its user would."""
+        line = ["ip", "netns", "exec", f"{self.name}-node1", *words]
+        return subprocess.run(line, check=True, capture_output=True, text=True).stdout
+
+    def product(self, *words: str) -> subprocess.CompletedProcess[str]:
+        line = self.line(sys.executable, "-m", "cocoon_net", *words)
+        done = subprocess.run(line, env=self.environment(), capture_output=True, text=True, timeout=120)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    def audit(self, *words: str) -> tuple[int, dict[str, Any]]:
+        """Do a pass by hand; returns its exit code, and what it saw."""
+        done = self.product("audit", "--json", *words)
+        assert done.stdout, done.stderr
+        return done.returncode, json.loads(done.stdout)
+
+    def cloud(self, action: str, **params: Any) -> Any:
+        """Call the lab's cloud as an operator with the console would."""
+        script = (
+            "import json, os, sys\n"
+            "from cocoon_net.clock import SystemClock\n"
+            "from cocoon_net.site import Site\n"
+            "from cocoon_net.cloud.platform import connect\n"
+            "platform = connect('volcengine', Site.from_environment(os.environ), os.environ)\n"
+            "action, params = json.loads(sys.argv[1])\n"
+            "print(json.dumps(platform._client.call(action, params)))\n"
+        )
+        return json.loads(self.run(sys.executable, "-c", script, json.dumps([action, params])))
+
+    def interfaces(self) -> list[dict[str, Any]]:
+        """Return our interfaces as the cloud has them."""
+        rows = self.admin.state()["interfaces"]
+        return [row for row in rows if dict(row["tags"]).get("cocoon-net:node") == "cocoon-pool"]
+
+
+def eventually(what: Callable[[], Any], seconds: float = 20.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.fixture(scope="session", name="eventually")
+def _eventually() -> Callable[..., Any]:
+    return eventually
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    node = Node(f"a{os.getpid() % 100000}", tmp_path_factory.mktemp("lab"))
+    lab = [sys.executable, "-m", "cocoon_net", "lab"]
+    subprocess.run([*lab, "up", "--name", node.name, "--nodes", "1"], env=node.environment(), check=True)
+    try:
+        done = node.product("init", *SPEC)
+        assert done.returncode == 0, done.stderr
+        yield node
+    finally:
+        subprocess.run([*lab, "down", "--name", node.name], env=node.environment(), check=True)
