@@ -53,6 +53,16 @@ from cocoon_net.supervisor.daemon import METRICS_ADDRESS
     help="DHCP messages of one bridge port that are read while others speak, four times as many at once; 0: no limit.",
 )
 @click.option(
+    "--audit-every",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=180.0,
+    show_default=True,
+    envvar="COCOON_NET_AUDIT_EVERY",
+    show_envvar=True,
+    help="Between two audits of cloud and node, each in a process of its own; 0 has none.",
+)
+@click.option(
     "--check-conflicts",
     is_flag=True,
     help="Ask by ARP whether somebody uses an address before it is first offered; each such offer waits 0.3 s.",
@@ -72,6 +82,7 @@ def daemon(
     dhcp_settings: str | None,
     addresses_per_port: int,
     messages_per_second: int,
+    audit_every: float,
     check_conflicts: bool,
     trusted_ports: tuple[str, ...],
     **places: str | None,
@@ -91,6 +102,11 @@ def daemon(
     site = site_from(**places, lease_file=lease_file, control_socket=control_socket, dhcp_settings=dhcp_settings)
     limits = Limits(addresses_per_port, messages_per_second, 4 * messages_per_second, trusted_ports)
     options = DaemonOptions(
-        skip_iptables, metrics_addr, control=control_socket != "", check_conflicts=check_conflicts, limits=limits
+        skip_iptables,
+        metrics_addr,
+        control=control_socket != "",
+        check_conflicts=check_conflicts,
+        limits=limits,
+        audit_every=audit_every,
     )
     serve(site, options)

@@ -121,6 +121,16 @@ class Server:
         """
         self._orders.ask(lambda now: self._routes.doubt())
 
+    def project(self) -> None:
+        """Write leases.json anew, for an audit that found it changed by others."""
+        if self._lease_file is not None:
+            file = self._lease_file
+            self._orders.ask(lambda now: file.update(()))
+
+    def serves(self, address: int) -> bool:
+        """Whether an address may be leased now; the lease of one that may not is stranded until its client asks."""
+        return address in self._table.pool.members
+
     def leases(self) -> list[Lease]:
         """Return the bound leases."""
         return [lease for lease in list(self._table.leases.values()) if lease.state is State.BOUND]

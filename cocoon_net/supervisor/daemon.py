@@ -48,6 +48,8 @@ class DaemonOptions:
     """Whether there is a control socket; where it is, the site says."""
     look_every: float = 60.0
     """Seconds between two looks at the kernel."""
+    audit_every: float = 180.0
+    """Seconds between two audits; 0 has none."""
     check_conflicts: bool = False
     """Whether an address is asked about by ARP before it is first offered."""
     limits: Limits = field(default_factory=Limits)

@@ -163,7 +163,12 @@ class LiveDesk(_Books):
         """Return the leases as the server has them now."""
         server = self._server
         more = (*server.offers(), *server.others()) if everything else ()
-        return lease_rows((*server.leases(), *more))
+        return self._rows((*server.leases(), *more))
+
+    def _rows(self, leases: Iterable[Lease]) -> list[Document]:
+        """Return leases as people know them, and which of them are stranded: their address is not served any more."""
+        found = sorted(leases, key=lambda lease: lease.address)
+        return [{**lease_row(one), "stranded": not self._server.serves(one.address)} for one in found]
 
     def client(self, mac: str) -> Document:
         """Return all that is known of a MAC now."""
@@ -171,7 +176,7 @@ class LiveDesk(_Books):
         offers = [lease for lease in self._server.offers() if lease.mac == key]
         return {
             "mac": mac,
-            "leases": lease_rows([*self._server.leases_of(key), *offers]),
+            "leases": self._rows([*self._server.leases_of(key), *offers]),
             "reservation": self._kept(mac),
         }
 

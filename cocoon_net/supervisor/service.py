@@ -13,7 +13,7 @@ import sqlite3
 import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 from ipaddress import IPv4Address
 from queue import SimpleQueue
@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from cocoon_net import records, world
+from cocoon_net.audit.finding import Kind, Pass
+from cocoon_net.audit.register import Register
 from cocoon_net.clock import SystemClock
 from cocoon_net.dhcp.book import Book
 from cocoon_net.engine.journal import Journal
@@ -32,6 +34,7 @@ from cocoon_net.recovery import keep
 from cocoon_net.site import Site
 from cocoon_net.store import open_database
 from cocoon_net.supervisor import log, takeover
+from cocoon_net.supervisor.auditor import Auditor, command, lasting, report
 from cocoon_net.supervisor.dashboard import Dashboard
 from cocoon_net.supervisor.feed import Feed
 from cocoon_net.supervisor.lifecycle import Lifecycle, Phase, announce
@@ -48,6 +51,10 @@ if TYPE_CHECKING:
 
 SWITCH_AFTER = 0.0005
 """Seconds that another thread may keep the DHCP loop waiting after a commit; Python's own number is ten times it."""
+
+
+KEPT_BY_DHCP = frozenset({Kind.ROUTE_MISSING, Kind.ROUTE_STRAY, Kind.LEASE_FILE})
+"""What the DHCP server puts right itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,14 @@ class Surveyed:
     differences: tuple[str, ...]
 
 
-Order = Stop | Reload | Ended | Surveyed
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """A pass of the audit is done."""
+
+    seen: Pass
+
+
+Order = Stop | Reload | Ended | Surveyed | Audited
 
 
 class Service:
@@ -94,6 +108,14 @@ class Service:
         self._narrator = Narrator(self._bus, verbose=log.verbose(), feed=self._feed)
         self._server: Server | None = None
         self._survey: Survey | None = None
+        self._auditor: Auditor | None = None
+        self._register = Register(database)
+        self._withdrawn = frozenset[IPv4Address]()
+        """Addresses of the pool that the cloud does not deliver to this node any more."""
+        self._differences: tuple[str, ...] = ()
+        """What the last look confirmed."""
+        self._drift: tuple[str, ...] = ()
+        """What audits found and did not put right."""
         self._unsettled = ""
         """Why the node's own side could not be put right; tried again after each look."""
 
@@ -107,7 +129,7 @@ class Service:
                 self._open(parts)
                 takeover.served(self._database)
                 self._life.serve(f"{len(self._pool.addresses)} addresses of {self._pool.subnet}")
-                self._judge(())
+                self._judge()
                 why = self._obey()
             except CocoonError as error:
                 why = error.message
@@ -170,6 +192,8 @@ class Service:
         parts.callback(self._feed.close)
         if self._survey is not None:
             self._open_scheduler(parts, self._survey)
+            if self._options.audit_every:
+                self._auditor = self._open_auditor(parts)
 
     def _open_dhcp(self, parts: contextlib.ExitStack) -> Server:
         """Serve DHCP in a thread of its own; returns once it answers. Raises what kept it from that."""
@@ -178,9 +202,10 @@ class Service:
 
         # A connection of its own: nobody else's transaction can hold a promise up.
         own = parts.enter_context(contextlib.closing(open_database(self._site.database)))
+        self._withdrawn = self._register.withdrawn()
         server = Server(
             Book(own),
-            self._pool,
+            self._served(),
             settings=self._settings(),
             limits=self._options.limits,
             check_conflicts=self._options.check_conflicts,
@@ -203,7 +228,7 @@ class Service:
         from cocoon_net.supervisor import control
         from cocoon_net.supervisor.desk import LiveDesk
 
-        route = control.routes(LiveDesk(self._site, server, lambda: server.reload(self._pool)), seen)
+        route = control.routes(LiveDesk(self._site, server, lambda: server.reload(self._served())), seen)
         socket = control.ControlSocket(self._site.control_socket, route)
         socket.start()
         parts.callback(socket.stop)
@@ -237,6 +262,13 @@ class Service:
         scheduler.start()
         parts.callback(scheduler.shutdown, wait=False)
 
+    def _open_auditor(self, parts: contextlib.ExitStack) -> Auditor:
+        words, environment = command(self._site, skip_firewall=self._options.skip_iptables)
+        auditor = Auditor(words, environment, lambda seen: self._orders.put(Audited(seen)))
+        auditor.start(self._options.audit_every)
+        parts.callback(auditor.stop)
+        return auditor
+
     def _back_up(self) -> None:
         keep(self._site.database, lambda line: logger.warning("{}", line))
 
@@ -253,7 +285,10 @@ class Service:
                 case Surveyed(differences):
                     if self._unsettled:
                         self._reassert()
-                    self._judge(differences)
+                    self._differences = differences
+                    self._judge()
+                case Audited(seen):
+                    self._audited(seen)
                 case Ended(result):
                     result.result()
                     return "the DHCP server ended"
@@ -265,7 +300,7 @@ class Service:
             if pool is None:
                 raise SpecError("the database holds no pool any more", hint="stop this daemon")
             if self._server is not None:
-                self._server.reload(pool, self._settings())
+                self._server.reload(self._served(pool), self._settings())
             context = self._context()
             if self._survey is not None and context is not None:
                 self._survey.context = context
@@ -289,9 +324,54 @@ class Service:
         except (OSError, UnicodeDecodeError) as error:
             raise NodeError(f"{path} cannot be read: {error}") from error
 
-    def _judge(self, differences: tuple[str, ...]) -> None:
+    def _audited(self, seen: Pass) -> None:
+        """Write down what a pass saw, and have the DHCP server do its part: routes, leases.json, the pool."""
+        try:
+            changed = self._register.record(seen)
+            findings, withdrawn = self._register.open_findings(), self._register.withdrawn()
+        except (CocoonError, sqlite3.Error) as error:
+            logger.error("an audit could not be written down: {}", getattr(error, "message", error))
+            return
+        report(changed, seen)
+        kinds = {sighting.kind for sighting in seen.sightings}
+        try:
+            if self._server is not None and kinds & KEPT_BY_DHCP - {Kind.LEASE_FILE}:
+                self._server.reconcile()
+            if self._server is not None and Kind.LEASE_FILE in kinds:
+                self._server.project()
+            if withdrawn != self._withdrawn:
+                self._withdraw(withdrawn)
+        except CocoonError as error:
+            logger.error("what an audit found could not be put right: {}", error.message)
+        fresh = any(one.first_seen == one.last_seen and one.resolved is None for one in changed)
+        if self._auditor is not None and fresh and (seen.repaired or kinds & KEPT_BY_DHCP):
+            self._auditor.hurry()  # to see that it is over
+        self._drift = lasting(findings)
+        self._judge()
+
+    def _withdraw(self, withdrawn: frozenset[IPv4Address]) -> None:
+        """Serve the pool without the addresses that the cloud took away: their clients get a NAK and another one."""
+        before, self._withdrawn = self._withdrawn, withdrawn
+        if self._server is not None:
+            try:
+                self._server.reload(self._served())
+            except CocoonError:
+                self._withdrawn = before
+                raise
+        for address in sorted(withdrawn - before):
+            logger.warning("{} is not leased any more: the cloud took it away", address)
+        for address in sorted(before - withdrawn):
+            logger.info("{} is leased again: the cloud has it", address)
+
+    def _served(self, pool: records.Pool | None = None) -> records.Pool:
+        """Return the pool without what is withdrawn; as it is where nothing would be left to serve."""
+        pool = pool or self._pool
+        left = tuple(address for address in pool.addresses if address not in self._withdrawn)
+        return replace(pool, addresses=left) if left else pool
+
+    def _judge(self) -> None:
         """Be degraded while something is wrong that an operator should look at."""
-        reasons = [*filter(None, [self._unsettled]), *differences]
+        reasons = [*filter(None, [self._unsettled]), *self._differences, *self._drift]
         if reasons:
             more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
             reason = f"{reasons[0]}{more}"

@@ -1,0 +1,84 @@
+"""A pass in a process of its own: whatever becomes of it, the service hears of it in time."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from cocoon_net.audit.finding import Pass
+from cocoon_net.supervisor.auditor import AREA, Auditor
+
+NOTHING = Pass(datetime(2026, 1, 1, tzinfo=UTC), 1.0, frozenset({"links"})).as_json()
+WELL = f"print({json.dumps(json.dumps(NOTHING))})"
+
+
+def auditor(code: str, seen: list[Pass], deadline: float = 10.0) -> Auditor:
+    return Auditor([sys.executable, "-c", code], dict(os.environ), seen.append, deadline=deadline)
+
+
+def test_what_the_process_saw_is_delivered() -> None:
+    seen: list[Pass] = []
+    auditor(WELL, seen).audit()
+    assert seen[0].looked == {"links", AREA} and not seen[0].unknown
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("raise SystemExit(75)", "ended with 75"),
+        ("import sys; sys.exit('error: another command acts')", "another command acts"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "signal 11"),
+        ("print('no pass')", "Expecting value"),
+        ("print('{}')", "at"),
+        ("import time; time.sleep(60)", "did not end within 0.5 s"),
+    ],
+)
+def test_a_pass_that_fails_is_unknown_and_nothing_else(code: str, why: str) -> None:
+    seen: list[Pass] = []
+    auditor(code, seen, deadline=0.5 if "sleep" in code else 10.0).audit()
+    (only,) = seen
+    assert why in (only.unknown or {})[AREA] and not only.looked
+
+
+def test_a_program_that_is_not_there_is_unknown() -> None:
+    seen: list[Pass] = []
+    Auditor(["/nowhere/python"], {}, seen.append).audit()
+    assert "nowhere" in (seen[0].unknown or {})[AREA]
+
+
+def test_stopping_ends_the_pass_under_way_at_once() -> None:
+    seen: list[Pass] = []
+    one = auditor("import time; time.sleep(60)", seen)
+    thread = threading.Thread(target=one.audit)
+    thread.start()
+    time.sleep(0.3)
+    began = time.monotonic()
+    one.stop()
+    thread.join(5)
+    assert time.monotonic() - began < 1 and not thread.is_alive() and not seen
+
+
+def test_never_two_at_once() -> None:
+    running: list[int] = []
+    most: list[int] = []
+    done = threading.Event()
+
+    def deliver(seen: Pass) -> None:
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.2)
+        running.pop()
+        if len(most) >= 3:
+            done.set()
+
+    one = Auditor([sys.executable, "-c", WELL], dict(os.environ), deliver)
+    one.start(0.1)
+    assert done.wait(20)
+    one.stop()
+    assert set(most) == {1}
