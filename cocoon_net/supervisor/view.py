@@ -5,7 +5,6 @@ From a live daemon's memory or, without one, from the database. Its fields: docs
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -184,8 +183,3 @@ def _record(ledger: Ledger, step: str, key: str, kind: type[Any]) -> Any:
 
 def _text(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def as_json(document: Document) -> str:
-    """Render one JSON document, on one line."""
-    return json.dumps(document, separators=(",", ":"))

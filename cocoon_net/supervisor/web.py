@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import json
 import socket
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -133,7 +134,8 @@ def _events(seen: Dashboard) -> Answer:
 
 def _page(seen: Dashboard) -> Answer:
     text, policy = _template()
-    body = text.replace("<!-- basics -->", basics(seen.view()))
+    view = seen.view()
+    body = text.replace("<!-- basics -->", basics(view)).replace("<!-- view -->", embedded(view))
     return Answer(
         200,
         body.encode(),
@@ -160,6 +162,11 @@ def basics(view: Mapping[str, Any]) -> str:
     }
     cells = (f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>" for name, value in rows.items())
     return f"<dl>{''.join(cells)}</dl>"
+
+
+def embedded(view: Mapping[str, Any]) -> str:
+    """Render the view for a script element, which any ``</`` would end: one that a guest calls itself, too."""
+    return json.dumps(view, separators=(",", ":")).replace("<", "\\u003c")
 
 
 @cache

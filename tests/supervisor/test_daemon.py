@@ -494,3 +494,50 @@ def test_a_real_client_leases_and_gives_back(go: Node, tmp_path: Path) -> None:
         eventually(lambda: "lease released" in go.log())
     finally:
         run("ip", "netns", "del", guest)
+
+
+FETCH = """
+import http.client, sys
+connection = http.client.HTTPConnection(sys.argv[1], 9092, timeout=5)
+try:
+    connection.request("GET", sys.argv[2])
+    reply = connection.getresponse()
+    print(reply.status, reply.read().decode())
+except (http.client.HTTPException, OSError) as error:
+    print("nothing:", type(error).__name__)
+"""
+
+
+@pytest.mark.root
+def test_on_every_address_the_metrics_are_for_operators_and_never_for_a_guest(go: Node) -> None:
+    guest = f"{go.name}g"
+    run("ip", "netns", "add", guest)
+    try:
+        go.ip("link", "add", "tap0", "type", "veth", "peer", "name", "eth0", "netns", guest)
+        go.ip("link", "set", "tap0", "master", "cni0", "up")
+        run("ip", "-n", guest, "addr", "add", "172.20.100.77/24", "dev", "eth0")
+        run("ip", "-n", guest, "link", "set", "eth0", "up")
+        run("ip", "-n", guest, "route", "add", "default", "via", "172.20.100.1")
+        go.ip("addr", "add", "10.9.0.5/24", "dev", "eth0")
+        go.start("--metrics-addr", ":9092")
+
+        def fetch(where: str, host: str, path: str) -> str:
+            return run("ip", "netns", "exec", where, sys.executable, "-c", FETCH, host, path)
+
+        for host in ("127.0.0.1", "10.9.0.5"):
+            assert fetch(go.name, host, "/healthz").startswith("200 ok")
+        for host in ("172.20.100.1", "10.9.0.5"):
+            assert fetch(guest, host, "/metrics").startswith("nothing:"), host
+        assert fetch(go.name, "127.0.0.1", "/readyz").startswith("200 ok")
+        seen = json.loads(fetch(go.name, "127.0.0.1", "/view.json").partition(" ")[2])
+        assert seen["phase"] == "serving" and seen["pool"]["states"]["bound"] == GO_LEASES
+        assert [(one["key"], one["link"], one["state"]) for one in seen["enis"]] == [
+            ("eni-1", "eth1", "down"),
+            ("eni-2", "eth2", "down"),
+        ]
+        assert go.ask("GET", "/v1/view")[1]["blocks"] == seen["blocks"]
+        assert go.ask("GET", "/v1/findings") == (200, {"findings": []})
+        go.ip("link", "del", "cni0")
+        eventually(lambda: fetch(go.name, "127.0.0.1", "/readyz").startswith("503 the bridge cni0 is not there"))
+    finally:
+        run("ip", "netns", "del", guest)
