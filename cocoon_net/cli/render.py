@@ -5,11 +5,13 @@ On a terminal, rich draws; elsewhere each fact is one plain line. Rich is import
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +19,20 @@ from cocoon_net.engine.journal import Journal, Run
 from cocoon_net.events import Bus, ChangeApplied, StepEntered, StepSettled, StepWaiting
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.status import Status
+
+BLINK = 1.0
+"""Seconds between two looks at a node that is watched."""
+
+MOST = 1_024
+"""Addresses that are drawn one by one; of more, each block has a line."""
+
+ROWS = 24
+"""Blocks that have a line."""
+
+_STYLES = {"f": "dim", "b": "green", "o": "blue", "c": "yellow", "q": "bold red"}
+_SIGNS = {"f": "·", "b": "B", "o": "O", "c": "C", "q": "!"}
 
 
 class Progress:
@@ -99,3 +114,87 @@ def print_lines(lines: Iterable[tuple[str, str]]) -> None:
     console = Console(highlight=False)
     for style, text in lines:
         console.print(Text(text, style=style), soft_wrap=True)
+
+
+def watch(look: Callable[[], Mapping[str, Any]], *, as_json: bool) -> None:
+    """Show a node by its view (docs/control-socket.md), until Ctrl-C; where it is no terminal, a line per change."""
+    if sys.stdout.isatty() and not as_json:
+        from rich.live import Live
+
+        with Live(auto_refresh=False, screen=True, vertical_overflow="crop") as live:
+            while True:
+                live.update(_drawn(look()), refresh=True)
+                time.sleep(BLINK)
+    told = ""
+    while True:
+        view = look()
+        # The time of the look is no change.
+        line = json.dumps({k: v for k, v in view.items() if k != "at"}) if as_json else told_in_a_line(view)
+        if line != told:
+            told = line
+            click.echo(json.dumps(view) if as_json else line)
+            sys.stdout.flush()
+        time.sleep(BLINK)
+
+
+def told_in_a_line(view: Mapping[str, Any]) -> str:
+    """Return a view as one line: phase, addresses, run, findings."""
+    reason = f" ({view['reason']})" if view["reason"] else ""
+    states = ", ".join(f"{count} {state}" for state, count in view["pool"]["states"].items() if count)
+    flow = view["workflow"]
+    run = f"; {flow['workflow']} {flow['state']}" if flow else ""
+    findings = "; ".join(f"{one['kind']} {one['key']}: {one['says']}" for one in view["findings"])
+    return f"{view['phase']}{reason}; {states}{run}; findings: {findings or 'none'}"
+
+
+def _drawn(view: Mapping[str, Any]) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    good = view["phase"] == "serving"
+    head = Text(f"cocoon-net {view['node']}  ", style="bold")
+    reason = f": {view['reason']}" if view["reason"] else ""
+    head.append(f"{'✓' if good else '⚠'} {view['phase']}{reason}", style="green" if good else "bold red")
+    head.append(f"  {view['at']}", style="dim")
+    parts: list[RenderableType] = [head, Text()]
+    for one in view["findings"]:
+        parts.append(Text(f"⚠ {one['kind']} {one['key']}  {one['says']}, since {one['first_seen']}", style="red"))
+        if one["advice"]:
+            parts.append(Text(f"  → {one['advice']}"))
+    pool = view["pool"]
+    states = ", ".join(f"{count} {state}" for state, count in pool["states"].items())
+    parts.append(Text(f"pool  {pool['size']} addresses of {pool['subnet']}: {states}"))
+    parts.extend(_blocks(view["blocks"], pool["size"] <= MOST))
+    enis = Table("interface", "link", "state", "addresses", box=None, pad_edge=False)
+    for one in view["enis"]:
+        state = Text("✓ up" if one["state"] == "up" else f"⚠ {one['state']}", "" if one["state"] == "up" else "red")
+        enis.add_row(Text(f"{one['key']} {one['id']}"), Text(one["link"]), state, str(one["addresses"]))
+    flow = Table("state", "status", "seconds", "settled", box=None, pad_edge=False)
+    for one in view["workflow"].get("states", ()):
+        flow.add_row(one["state"], one["status"], f"{one['seconds']:.2f}", one["settled_at"])
+    beside = Table.grid(padding=(0, 4))
+    beside.add_row(enis, flow)
+    parts += [Text(), beside, Text()]
+    for event in reversed(view["events"][-10:]):
+        rest = " ".join(str(value) for name, value in event.items() if name not in ("event", "at"))
+        parts.append(Text(f"{event['at']}  {event['event']}  {rest}"))
+    return Group(*parts)
+
+
+def _blocks(blocks: Iterable[Mapping[str, str]], one_by_one: bool) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    blocks = list(blocks)
+    for block in blocks if one_by_one else blocks[:ROWS]:
+        line = Text(f"{block['first']:<16}")
+        if one_by_one:
+            for letter in block["states"]:
+                line.append(_SIGNS[letter], style=_STYLES[letter])
+        else:
+            counts = Counter(block["states"])
+            for letter in "bocqf":
+                line.append(f"{counts[letter]:>5} {_SIGNS[letter]}", style=_STYLES[letter])
+        yield line
+    if not one_by_one and len(blocks) > ROWS:
+        yield Text(f"and {len(blocks) - ROWS} blocks more", style="dim")

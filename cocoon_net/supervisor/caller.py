@@ -59,6 +59,10 @@ class Caller:
         """``DELETE /v1/reservations/{mac}``."""
         return self._ask("DELETE", f"/v1/reservations/{mac}")
 
+    def view(self) -> Document:
+        """``GET /v1/view``."""
+        return self._ask("GET", "/v1/view")
+
     def _ask(self, method: str, target: str) -> Document:
         connection = _Connection(self._path)
         try:

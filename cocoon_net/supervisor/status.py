@@ -100,6 +100,35 @@ def from_database(database: Database, daemon: Mapping[str, Any]) -> NodeStatus |
     )
 
 
+def look(site: Site) -> dict[str, Any]:
+    """Return the view of a node: its live daemon's, else its database's. Raises SpecError, StoreError, Refused."""
+    from cocoon_net.audit.register import Register
+    from cocoon_net.dhcp.book import Book
+    from cocoon_net.supervisor import view
+    from cocoon_net.supervisor.caller import Caller, Unanswered
+
+    daemon = _presence(site)
+    if daemon_owner(site) is not None and site.control_socket.exists():
+        with contextlib.suppress(Unanswered):  # it starts or stops right now, or it hangs: the database has the rest
+            return Caller(site.control_socket).view()
+    if not is_there(site.database):
+        raise SpecError(f"there is no database in {site.state_dir}", hint="run `cocoon-net init`, or give --state-dir")
+    with contextlib.closing(open_copy(site.database)) as database:
+        journal, book = Journal(database), Book(database)
+        told = json.loads(journal.note(DAEMON_NOTE) or "{}")
+        lives = told if told and told.get("pid") == daemon.get("pid") else daemon
+        return view.assemble(
+            journal,
+            book.pool(),
+            book.leases(),
+            daemon=view.Daemon(str(lives["phase"]), str(lives.get("reason", ""))),
+            findings=[finding.as_json() for finding in Register(database).open_findings()],
+            wrong_links=(),
+            events=(),
+            now=datetime.now(UTC),
+        )
+
+
 def as_json(status: NodeStatus) -> str:
     """Render one JSON document."""
     return json.dumps(asdict(status), indent=2)
