@@ -132,7 +132,7 @@ class Audit:
     def _look_at_cloud(self, witness: Witness | None) -> None:
         mend = comparison.command(self._run.workflow, self._cx.spec)
         others = Others(witness.attached if witness else None, self._macs())
-        away = ""
+        away, there = "", frozenset[str]()
         for stage in self._stages(CLOUD):
             with self._notes.area(stage.name) as found:
                 if away:
@@ -143,13 +143,21 @@ class Audit:
                     away = error.message
                     raise
                 self._refuse_doubtful(outlook)
-                found += comparison.of_cloud(stage.name, outlook, self._cx, others, mend)
+                if stage.name == "enis":
+                    there = frozenset(outlook.seen)
+                found += comparison.of_cloud(outlook, self._cx, there, others, mend)
 
     def _refuse_doubtful(self, outlook: Outlook) -> None:
-        """Raise CloudTransient where the answer cannot be judged: in between, or empty where something should be."""
+        """Raise CloudTransient where the answer cannot be judged: in between, or empty where something should be.
+
+        What is attached and which addresses there are is read off the interfaces: there it is no answer that is empty.
+        """
         if outlook.waiting:
             raise CloudTransient(f"waiting for {', '.join(outlook.waiting)}")
-        if not outlook.seen and self._cx.records(outlook.step):
+        if outlook.step in ("attach", "addresses"):
+            if "enis" in self._notes.unknown:
+                raise CloudTransient(self._notes.unknown["enis"])
+        elif not outlook.seen and self._cx.records(outlook.step):
             raise CloudTransient("the cloud's answer is empty, which is no proof that all is gone")
 
     def _macs(self) -> frozenset[str] | None:

@@ -7,7 +7,7 @@ with what the diff passes over: facts such as a link's name or which addresses a
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -63,18 +63,20 @@ def command(workflow: str, spec: Spec) -> str:
     return f"`{shlex.join(words)}`"
 
 
-def of_cloud(step: str, outlook: Outlook, cx: Context, others: Others, mend: str) -> list[Sighting]:
-    """Tell what the cloud shows otherwise at one of its steps; ``mend`` is the command that puts it right."""
-    match step:
+def of_cloud(outlook: Outlook, cx: Context, there: Collection[str], others: Others, mend: str) -> list[Sighting]:
+    """Tell what the cloud shows otherwise at one of its steps; ``mend`` is the command that puts it right.
+
+    ``there`` are the interfaces that exist: of one that is gone, nothing else is told.
+    """
+    match outlook.step:
         case "enis":
             return [*_interfaces(outlook, cx, others, mend)]
         case "attach":
-            return [*_attachments(outlook, cx, others, mend)]
+            return [*_attachments(outlook, cx, there, others, mend)]
         case "addresses":
-            return [*_addresses(outlook.seen, cx, others, mend)]
-        case _:
-            kind = Kind(step)
-            return [_changed(kind, planned, Source.CLOUD, mend) for planned in outlook.changes]
+            return [*_addresses(outlook.seen, cx, there, others, mend)]
+        case step:
+            return [_changed(Kind(step), planned, Source.CLOUD, mend) for planned in outlook.changes]
 
 
 def of_node(kind: Kind, changes: Iterable[Planned], *, repaired: bool) -> list[Sighting]:
@@ -170,11 +172,13 @@ def key_of(key: str, record: Record | Busy | None) -> str:
     return f"{key} ({record.id})" if isinstance(record, Interface) else key
 
 
-def _attachments(outlook: Outlook, cx: Context, others: Others, mend: str) -> Iterator[Sighting]:
+def _attachments(
+    outlook: Outlook, cx: Context, there: Collection[str], others: Others, mend: str
+) -> Iterator[Sighting]:
     known = {key: record for key, record in cx.records("enis").items() if isinstance(record, Interface)}
     for planned in outlook.changes:
         change, record = planned.change, known.get(planned.change.key)
-        if record is None:
+        if record is None or change.key not in there:
             continue
         name, evidence = f"{change.key} ({record.id})", others.of(record.mac)
         match change.verb, change.seen:
@@ -182,22 +186,22 @@ def _attachments(outlook: Outlook, cx: Context, others: Others, mend: str) -> It
                 told = (Evidence(Source.CLOUD, "attached to nothing"), *evidence)
                 says = f"{name} is attached to nothing; its addresses reach nobody"
                 yield Sighting(Kind.INTERFACE_DETACHED, change.key, says, told, f"{mend} attaches it again")
-            case Verb.UPDATE, Attachment(instance_id=there):
-                told = (Evidence(Source.CLOUD, f"attached to {there}"), *evidence)
-                advice = f"detach it from {there}, then {mend}; each node needs a --node-name of its own"
-                yield Sighting(Kind.INTERFACE_ELSEWHERE, change.key, f"{name} is attached to {there}", told, advice)
+            case Verb.UPDATE, Attachment(instance_id=other):
+                told = (Evidence(Source.CLOUD, f"attached to {other}"), *evidence)
+                advice = f"detach it from {other}, then {mend}; each node needs a --node-name of its own"
+                yield Sighting(Kind.INTERFACE_ELSEWHERE, change.key, f"{name} is attached to {other}", told, advice)
             case _:
                 pass
 
 
-def _addresses(seen: Seen, cx: Context, others: Others, mend: str) -> Iterator[Sighting]:
+def _addresses(seen: Seen, cx: Context, existing: Collection[str], others: Others, mend: str) -> Iterator[Sighting]:
     macs = {key: record.mac for key, record in cx.records("enis").items() if isinstance(record, Interface)}
     known = {key: r.addresses for key, r in cx.records("addresses").items() if isinstance(r, AddressSet)}
     now = {key: r.addresses for key, r in seen.items() if isinstance(r, AddressSet)}
     holder = {address: key for key, addresses in now.items() for address in addresses}
     all_known = {address for addresses in known.values() for address in addresses}
     for key in sorted(known, key=natural):
-        if isinstance(seen.get(key), Busy):
+        if key not in existing or isinstance(seen.get(key), Busy):
             continue
         for address in sorted(set(known[key]) - set(now.get(key, ()))):
             if (other := holder.get(address)) is not None:

@@ -16,7 +16,7 @@ import pytest
 
 from cocoon_net.lab.cloud import Admin
 
-SPEC = ("--platform", "volcengine", "--node-name", "cocoon-pool", "--subnet", "172.20.100.0/24", "--pool-size", "20")
+SPEC = ("--platform", "volcengine", "--node-name", "cocoon-pool", "--subnet", "172.20.100.0/24", "--pool-size", "30")
 
 
 @dataclass
@@ -103,7 +103,7 @@ def _eventually() -> Callable[..., Any]:
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     node = Node(f"a{os.getpid() % 100000}", tmp_path_factory.mktemp("lab"))
     lab = [sys.executable, "-m", "cocoon_net", "lab"]
-    subprocess.run([*lab, "up", "--name", node.name, "--nodes", "1"], env=node.environment(), check=True)
+    subprocess.run([*lab, "up", "--name", node.name, "--nodes", "2"], env=node.environment(), check=True)
     try:
         done = node.product("init", *SPEC)
         assert done.returncode == 0, done.stderr
