@@ -164,7 +164,7 @@ def _drawn(view: Mapping[str, Any]) -> RenderableType:
             parts.append(Text(f"  → {one['advice']}"))
     pool = view["pool"]
     states = ", ".join(f"{count} {state}" for state, count in pool["states"].items())
-    parts.append(Text(f"pool  {pool['size']} addresses of {pool['subnet']}: {states}"))
+    parts.append(Text(f"pool  {pool['size']} addresses of {pool['subnet']}: {states}" if pool["size"] else "no pool"))
     parts.extend(_blocks(view["blocks"], pool["size"] <= MOST))
     enis = Table("interface", "link", "state", "addresses", box=None, pad_edge=False)
     for one in view["enis"]:
@@ -175,7 +175,9 @@ def _drawn(view: Mapping[str, Any]) -> RenderableType:
         flow.add_row(one["state"], one["status"], f"{one['seconds']:.2f}", one["settled_at"])
     beside = Table.grid(padding=(0, 4))
     beside.add_row(enis, flow)
-    parts += [Text(), beside, Text()]
+    if view["enis"] or view["workflow"]:
+        parts += [Text(), beside]
+    parts.append(Text())
     for event in reversed(view["events"][-10:]):
         rest = " ".join(str(value) for name, value in event.items() if name not in ("event", "at"))
         parts.append(Text(f"{event['at']}  {event['event']}  {rest}"))

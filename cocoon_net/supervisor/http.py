@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -119,7 +120,10 @@ class _Server(ThreadingMixIn, TCPServer):
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        logger.opt(exception=True).warning("a request was not answered")
+        if isinstance(sys.exception(), OSError):  # it hung up, or was too slow: as often as it likes
+            logger.debug("a request was not answered: {}", sys.exception())
+        else:
+            logger.opt(exception=True).warning("a request was not answered")
 
     def settle(self, seconds: float) -> None:
         """Wait until no request is under way, at most so long."""

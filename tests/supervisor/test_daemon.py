@@ -541,3 +541,36 @@ def test_on_every_address_the_metrics_are_for_operators_and_never_for_a_guest(go
         eventually(lambda: fetch(go.name, "127.0.0.1", "/readyz").startswith("503 the bridge cni0 is not there"))
     finally:
         run("ip", "netns", "del", guest)
+
+
+STORM = """
+import os, socket
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+out.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+out.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+out.bind(("", 68))
+for number in range(8_000):
+    junk = os.urandom(300)
+    mac = os.urandom(6)
+    ask = b"\\1\\1\\6\\0" + junk[:4] + bytes(20) + mac + bytes(202) + b"\\x63\\x82\\x53\\x63\\x35\\1\\1\\xff"
+    out.sendto(junk if number % 2 else ask, ("255.255.255.255", 67))
+"""
+
+
+@pytest.mark.root
+def test_a_storm_of_rubbish_and_of_questions_is_a_bounded_number_of_lines(go: Node) -> None:
+    guest = f"{go.name}g"
+    run("ip", "netns", "add", guest)
+    try:
+        go.ip("link", "add", "tap0", "type", "veth", "peer", "name", "eth0", "netns", guest)
+        go.ip("link", "set", "tap0", "master", "cni0", "up")
+        run("ip", "-n", guest, "link", "set", "eth0", "up")
+        run("ip", "-n", guest, "addr", "add", "169.254.7.7/16", "dev", "eth0")
+        go.start("--messages-per-second", "0", "--addresses-per-port", "0")
+        before = len(go.log().splitlines())
+        run("ip", "netns", "exec", guest, sys.executable, "-c", STORM)
+        eventually(lambda: "no address is free" in go.log())
+        time.sleep(0.5)
+        assert len(go.log().splitlines()) - before < 20
+    finally:
+        run("ip", "netns", "del", guest)

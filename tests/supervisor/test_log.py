@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from loguru import logger
@@ -119,3 +121,78 @@ def test_ordinary_words_survive(stream: io.StringIO) -> None:
     text = "ClientToken=8d1 retried; signature=none; eni-1 in subnet-2 is short of 3 addresses"
     logger.info("{}", text)
     assert stream.getvalue().rstrip().endswith(text)
+
+
+KEY_ID = "AKLTYjQ5NzQ2ZmQwZTQ3NDc1N2I2ZTZhMjQyNDZhNTQ1ZjM"
+TOKEN = "STS2" + "eyJMVEFjY2Vzc0tleUlkIjoiQUtMVFlqUTVOelEyIiwiU2lnbmVkIjoiMSJ9" * 3
+
+
+class Denied(Exception):
+    """As the SDK raises it: the whole request is in its text."""
+
+    def __str__(self) -> str:
+        return (
+            f"(403) headers: {{'X-Security-Token': '{TOKEN}', 'Authorization': 'HMAC-SHA256 Credential={KEY_ID}/2026, "
+            f"SignedHeaders=host, Signature=0123456789abcdef0123456789abcdef'}}\\nbody: "
+            + json.dumps({"secret_access_key": SECRET, "session_token": TOKEN, "access_key_id": KEY_ID})
+        )
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_failed_call_with_all_its_secrets_is_logged_without_them(stream: io.StringIO, form: str) -> None:
+    log.configure({"COCOON_NET_LOG_FORMAT": form, "COCOON_NET_LOG_LEVEL": "debug"}, stream)
+    try:
+        raise Denied
+    except Denied as error:
+        logger.bind(secret_key=SECRET, quoted=f'{{"secret_key": "{SECRET}"}}').exception("refused: {}", error)
+        logging.getLogger("volcenginesdkcore.rest").error("%s", error, exc_info=True)
+        logging.getLogger("urllib3").warning("header: Authorization: %s", f"HMAC-SHA256 Credential={KEY_ID}")
+    text = stream.getvalue()
+    for secret in (SECRET, TOKEN, TOKEN[:40], KEY_ID, "0123456789abcdef"):
+        assert secret not in text, text
+    assert text.count(log.BLACK) >= 10 and "Denied" in text and "refused" in text
+
+
+def test_json_is_one_object_a_line_with_the_fields_beside_the_message(stream: io.StringIO) -> None:
+    log.configure({"COCOON_NET_LOG_FORMAT": "json"}, stream)
+    logger.bind(mac="02:00:00:00:00:01", message="not the message").info('lease "bound"\nfor {}', "{a}")
+    try:
+        raise ValueError("x")
+    except ValueError:
+        logger.exception("failed")
+    bound, failed = map(json.loads, stream.getvalue().splitlines())
+    assert bound["message"] == 'lease "bound"\nfor {a}'
+    assert bound["mac"] == "02:00:00:00:00:01" and bound["level"] == "info"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", bound["at"])
+    assert failed["exception"].endswith("ValueError: x\n")
+
+
+def test_a_format_that_nobody_knows_is_complained_about(stream: io.StringIO) -> None:
+    log.configure({"COCOON_NET_LOG_FORMAT": "xml"}, stream)
+    logger.info("heard")
+    complaint, heard = stream.getvalue().splitlines()
+    assert "'xml'" in complaint and heard.endswith("heard")
+
+
+def test_to_journald_goes_a_priority_instead_of_the_time(tmp_path: Path) -> None:
+    with (tmp_path / "journal").open("w+") as stream:
+        found = os.fstat(stream.fileno())
+        log.configure({"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}, stream)
+        logger.bind(mac="a").info("lease bound")
+        logger.warning("hm")
+        try:
+            raise ValueError("x")
+        except ValueError:
+            logger.exception("failed")
+        stream.seek(0)
+        bound, hm, failed, *rest = stream.read().splitlines()
+    logger.remove()
+    assert (bound, hm, failed) == ("<6>lease bound mac=a", "<4>hm", "<3>failed")
+    assert rest and all(line.startswith("<3>") for line in rest)
+
+
+def test_a_stream_that_is_not_journalds_keeps_its_times(tmp_path: Path, stream: io.StringIO) -> None:
+    with (tmp_path / "file").open("w") as elsewhere:
+        assert not log.is_journal({"JOURNAL_STREAM": "1:2"}, elsewhere)
+        assert not log.is_journal({}, elsewhere)
+    assert not log.is_journal({"JOURNAL_STREAM": "1:2"}, stream)
