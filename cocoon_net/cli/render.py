@@ -31,8 +31,8 @@ MOST = 1_024
 ROWS = 24
 """Blocks that have a line."""
 
-_STYLES = {"f": "dim", "b": "green", "o": "blue", "c": "yellow", "q": "bold red"}
-_SIGNS = {"f": "·", "b": "B", "o": "O", "c": "C", "q": "!"}
+_STYLES = {"f": "dim", "b": "green", "o": "blue", "c": "yellow", "q": "bold red", "s": "bold magenta"}
+_SIGNS = {"f": "·", "b": "B", "o": "O", "c": "C", "q": "!", "s": "×"}
 
 
 class Progress:
@@ -195,7 +195,7 @@ def _blocks(blocks: Iterable[Mapping[str, str]], one_by_one: bool) -> Iterator[R
                 line.append(_SIGNS[letter], style=_STYLES[letter])
         else:
             counts = Counter(block["states"])
-            for letter in "bocqf":
+            for letter in "bocqsf":
                 line.append(f"{counts[letter]:>5} {_SIGNS[letter]}", style=_STYLES[letter])
         yield line
     if not one_by_one and len(blocks) > ROWS:

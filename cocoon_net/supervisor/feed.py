@@ -93,6 +93,7 @@ class Feed:
         self._lock = threading.Lock()
         self._latest: deque[Document] = deque(maxlen=KEPT)
         self._listeners: set[Listener] = set()
+        self._closed = False
         self.heard = False
         """Whether anybody listens right now."""
 
@@ -111,9 +112,9 @@ class Feed:
             return list(self._latest)
 
     def listen(self) -> Listener | None:
-        """Return a listener to be closed; None when there are too many."""
+        """Return a listener to be closed; None when there are too many, or the service stops."""
         with self._lock:
-            if len(self._listeners) >= LISTENERS:
+            if self._closed or len(self._listeners) >= LISTENERS:
                 return None
             listener = Listener(self)
             self._listeners.add(listener)
@@ -127,8 +128,9 @@ class Feed:
             self.heard = bool(self._listeners)
 
     def close(self) -> None:
-        """End everybody's listening."""
+        """End everybody's listening, for good."""
         with self._lock:
+            self._closed = True
             listeners = list(self._listeners)
         for listener in listeners:
             listener.end("the service stops")

@@ -23,6 +23,9 @@ AT_ONCE = 16
 PATIENCE = 5.0
 """Seconds that a client may take to send its request or to read the answer; vk-cocoon's own timeout."""
 
+STREAM_PATIENCE = 30.0
+"""Seconds for which the reader of a stream may read nothing at all."""
+
 BODY_LIMIT = 65536
 """Octets of a request's body that are read and thrown away; no request of ours has one."""
 
@@ -169,6 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _pour(self, stream: Iterator[bytes]) -> None:
         """Write a body of unknown length, to its end or to that of the connection."""
         self.close_connection = True
+        self.connection.settimeout(STREAM_PATIENCE)
         # Whoever reads nothing for so long has hung up, or is too slow.
         with contextlib.suppress(OSError):
             for piece in stream if self.command != "HEAD" else ():

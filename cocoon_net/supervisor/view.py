@@ -6,7 +6,7 @@ From a live daemon's memory or, without one, from the database. Its fields: docs
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
@@ -26,6 +26,9 @@ LETTERS = {
     State.QUARANTINED: "q",
 }
 """How a state is written in ``blocks``: a pool of 60,000 addresses is 60 KB."""
+
+STRANDED = "s"
+"""The letter of an address that the cloud took away, whatever its state."""
 
 BLOCK = 256
 """Addresses of one block at most; a block lies within one /24."""
@@ -48,6 +51,7 @@ def assemble(
     *,
     daemon: Daemon,
     findings: Sequence[Document],
+    withdrawn: Collection[IPv4Address],
     wrong_links: Sequence[str],
     events: Sequence[Document],
     now: datetime,
@@ -57,7 +61,8 @@ def assemble(
     ledger = journal.ledger()
     states = {lease.address: lease.state for lease in leases}
     addresses = sorted(map(int, pool.addresses)) if pool else []
-    counts = Counter(states.get(address, State.FREE).value for address in addresses)
+    gone = {int(address) for address in withdrawn}
+    counts = Counter("stranded" if one in gone else states.get(one, State.FREE).value for one in addresses)
     return {
         "version": __version__,
         "at": _text(now),
@@ -69,10 +74,10 @@ def assemble(
             "subnet": str(pool.subnet) if pool else "",
             "gateway": str(pool.gateway) if pool else "",
             "size": len(addresses),
-            "states": {state.value: counts[state.value] for state in State},
+            "states": {state: counts[state] for state in (*map(str, State), "stranded")},
             "room": room(journal, len(addresses)),
         },
-        "blocks": blocks(addresses, states),
+        "blocks": blocks(addresses, states, gone),
         "enis": interfaces(ledger, wrong_links),
         "workflow": workflow(journal),
         "findings": list(findings),
@@ -80,7 +85,7 @@ def assemble(
     }
 
 
-def blocks(addresses: Sequence[int], states: Mapping[int, State]) -> list[Document]:
+def blocks(addresses: Sequence[int], states: Mapping[int, State], gone: Collection[int] = ()) -> list[Document]:
     """Return runs of neighbouring addresses, sorted: the first one, and a letter for each one's state."""
     out: list[Document] = []
     letters: list[str] = []
@@ -89,7 +94,7 @@ def blocks(addresses: Sequence[int], states: Mapping[int, State]) -> list[Docume
         if address != before + 1 or address % BLOCK == 0 or not letters:
             letters = []
             out.append({"first": str(IPv4Address(address)), "states": letters})
-        letters.append(LETTERS[states.get(address, State.FREE)])
+        letters.append(STRANDED if address in gone else LETTERS[states.get(address, State.FREE)])
         before = address
     return [{**block, "states": "".join(block["states"])} for block in out]
 

@@ -303,3 +303,24 @@ def test_events_are_lines_of_json_until_the_daemon_stops(tmp_path: Path, table: 
     }
     connection.close()
     served.stop()
+
+
+def test_a_slow_reader_is_dropped_and_told_so_and_holds_nobody_up(tmp_path: Path, table: Table) -> None:
+    shown = Shown()
+    served = ControlSocket(tmp_path / "control.sock", routes(table, shown))
+    served.start()
+    connection = Unix(served.path)
+    connection.request("GET", "/v1/events")
+    reply = connection.getresponse()
+    assert reply.readline() == b"\n"
+    event = LeaseReleased(datetime(2026, 1, 1, tzinfo=UTC), IPv4Address("10.0.0.9"), MAC, "client" * 500)
+    began = time.monotonic()
+    for _ in range(2_000):  # 6 MB: more than the socket holds
+        shown.feed.publish(event)
+    assert time.monotonic() - began < 2
+    assert ask(served.path, "GET", "/v1/status")[0] == 200
+    lines = reply.read().strip().splitlines()
+    assert len(lines) < 2_000
+    assert json.loads(lines[-1]) == {"event": "End", "why": "dropped: 500 events were not read in time"}
+    connection.close()
+    served.stop()

@@ -574,3 +574,22 @@ def test_a_storm_of_rubbish_and_of_questions_is_a_bounded_number_of_lines(go: No
         assert len(go.log().splitlines()) - before < 20
     finally:
         run("ip", "netns", "del", guest)
+
+
+@pytest.mark.root
+def test_whoever_listens_does_not_keep_it_from_stopping(go: Node) -> None:
+    process = go.start()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with listener:
+        listener.connect(str(go.site.control_socket))
+        listener.sendall(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+        heard = listener.makefile("rb")
+        assert b"200" in heard.readline()
+        assert go.ask("DELETE", f"/v1/leases/{MAC.format(5)}")[0] == 204
+        while b"LeaseReleased" not in (line := heard.readline()):
+            assert line, "the stream ended"
+        began = time.monotonic()
+        process.terminate()
+        process.wait(5)
+        assert time.monotonic() - began < 2
+        assert b"the service stops" in heard.read()

@@ -73,3 +73,4 @@ def test_a_stop_ends_every_stream() -> None:
     told.close()
     text = b"".join(lines(listener, 5)).decode()
     assert '"LeaseBound"' in text and text.rstrip().endswith('"why": "the service stops"}')
+    assert told.listen() is None
