@@ -13,6 +13,7 @@ from cocoon_net.cloud.platform import Platform, connect
 from cocoon_net.engine.journal import Journal
 from cocoon_net.engine.model import Call, Change, Context, Inventory, Seen
 from cocoon_net.engine.runner import Runner, describe
+from cocoon_net.engine.workflow import Repair
 from cocoon_net.events import Bus
 from cocoon_net.records import Instance
 from cocoon_net.site import Site
@@ -111,7 +112,7 @@ def reassert(site: Site, database: Database, *, skip_firewall: bool) -> list[str
     """Put the node's own side right after a reboot, without the cloud; returns what was changed, a line each.
 
     Raises WorldError. A node that was never provisioned by us (no ended init or adopt), or was torn down since with
-    something left over, is left alone.
+    something left over, is left alone; so is a step that its workflow does not mark ``repair = "auto"``.
     """
     journal = Journal(database)
     run = journal.latest("init", "adopt", "teardown")
@@ -121,5 +122,6 @@ def reassert(site: Site, database: Database, *, skip_firewall: bool) -> list[str
     clock = SystemClock()
     runner = Runner(journal, STEPS, world.node, clock=clock, bus=Bus())
     cx = Context(run.spec, run.instance, journal.ledger(), run.lineage, clock.now())
-    only = NODE - {"routes"} - ({"firewall"} if skip_firewall else frozenset())
+    auto = {stage.name for stage in run.plan.stages if stage.repair is Repair.AUTO}
+    only = (NODE & auto) - {"routes"} - ({"firewall"} if skip_firewall else frozenset())
     return [describe(change) for change in runner.reassert(run.plan, cx, only)]

@@ -150,14 +150,14 @@ class Audit:
     def _refuse_doubtful(self, outlook: Outlook) -> None:
         """Raise CloudTransient where the answer cannot be judged: in between, or empty where something should be.
 
-        What is attached and which addresses there are is read off the interfaces: there it is no answer that is empty.
+        Of subnets and interfaces there are listings; all else is read off a thing that is there, and may be nothing.
         """
         if outlook.waiting:
             raise CloudTransient(f"waiting for {', '.join(outlook.waiting)}")
         if outlook.step in ("attach", "addresses"):
             if "enis" in self._notes.unknown:
                 raise CloudTransient(self._notes.unknown["enis"])
-        elif not outlook.seen and self._cx.records(outlook.step):
+        elif outlook.step != "ingress" and not outlook.seen and self._cx.records(outlook.step):
             raise CloudTransient("the cloud's answer is empty, which is no proof that all is gone")
 
     def _macs(self) -> frozenset[str] | None:

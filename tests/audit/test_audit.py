@@ -132,3 +132,30 @@ def test_the_cloud_away_is_unknown_and_the_node_is_looked_at_all_the_same(node: 
     assert {"enis", "attach", "addresses"} <= set(seen["unknown"])
     node.ip("link", "set", "eth1", "up")
     assert node.audit()[0] == 0
+
+
+def test_what_the_workflow_says_to_report_is_not_repaired(node: Any) -> None:
+    import contextlib
+    import sqlite3
+
+    path = node.home / "state" / "cocoon-net.db"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        ((run, plan),) = database.execute("SELECT id, plan FROM runs WHERE workflow = 'init' LIMIT 1").fetchall()
+        stages = json.loads(plan)
+        for stage in stages["stages"]:
+            stage["repair"] = "report" if stage["name"] == "sysctl" else stage["repair"]
+        database.execute("UPDATE runs SET plan = ? WHERE id = ?", [json.dumps(stages), run])
+        database.commit()
+    try:
+        node.inside("sysctl", "-w", "net.ipv4.ip_forward=0")
+        for _ in range(2):
+            code, seen = node.audit("--repair")
+            (sighting,) = seen["sightings"]
+            assert code == 1 and seen["repaired"] == []
+            assert sighting["advice"] == "`sysctl -w net.ipv4.ip_forward=1`"
+    finally:
+        node.inside("sysctl", "-w", "net.ipv4.ip_forward=1")
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.execute("UPDATE runs SET plan = ? WHERE id = ?", [plan, run])
+            database.commit()
+    assert node.audit()[0] == 0

@@ -52,7 +52,36 @@ def regroup(node: Any, eventually: Any) -> None:
     node.cloud("ModifyNetworkInterfaceAttributes", NetworkInterfaceId=interface(node)["id"], SecurityGroupIds=[group])
 
 
+def close(node: Any, eventually: Any) -> None:
+    (found,) = [
+        (g, r)
+        for g in node.admin.state()["groups"]
+        for r in g["rules"]
+        if r["cidr"] == "172.20.0.0/16" and r["direction"] == "ingress" and r["protocol"] == "all"
+    ]
+    group, rule = found
+    node.cloud(
+        "RevokeSecurityGroupIngress",
+        SecurityGroupId=group["id"],
+        Protocol="all",
+        PortStart=-1,
+        PortEnd=-1,
+        CidrIp=rule["cidr"],
+        Policy=rule["policy"],
+        Priority=rule["priority"],
+    )
+
+
+def move(node: Any, eventually: Any) -> None:
+    row, (other,) = interface(node), [one for one in node.interfaces() if one["id"] != interface(node)["id"]]
+    address = [row["secondaries"][0]]
+    node.cloud("UnassignPrivateIpAddresses", NetworkInterfaceId=row["id"], PrivateIpAddress=address)
+    node.cloud("AssignPrivateIpAddresses", NetworkInterfaceId=other["id"], PrivateIpAddress=address)
+
+
 PULLS = {
+    "ingress": close,
+    "address-moved": move,
     "interface-groups": regroup,
     "address-gone": take_away,
     "address-added": add,

@@ -82,6 +82,8 @@ def test_what_is_pulled_is_back_within_an_audit_and_the_guest_goes_on(node: Any,
             ("conflist", f"rm {node.home}/cni/30-cocoon-dhcp.conflist"),
             ("lease-file", f"echo nonsense > {node.home}/state/leases.json"),
             ("route-stray", "ip route add 172.20.100.199/32 dev cni0 proto 174"),
+            # The guest's own route: the subnet's leads to the same bridge, so that nothing is lost.
+            ("route-missing", f"ip route del {address}/32 proto 174"),
         ):
             words = ["ip", "netns", "exec", f"{node.name}-host", "ping", "-c", "10", "-i", "1", "-W", "1", address]
             ping = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
