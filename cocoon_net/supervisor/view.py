@@ -78,7 +78,7 @@ def assemble(
             "room": room(journal, len(addresses)),
         },
         "blocks": blocks(addresses, states, gone),
-        "enis": interfaces(ledger, wrong_links),
+        "enis": interfaces(ledger, [*map(_link_line, findings), *wrong_links]),
         "workflow": workflow(journal),
         "findings": list(findings),
         "events": list(events),
@@ -164,6 +164,12 @@ def room(journal: Journal, size: int) -> dict[str, int]:
         "instance": max(0, most - size),
         "subnet": max(0, spec.subnet.num_addresses - 3 - -(-size // each) - size),
     }
+
+
+def _link_line(finding: Mapping[str, Any]) -> str:
+    """Return a finding about a link as the survey would say it; of others, a line about none."""
+    area, _, what = str(finding["kind"]).partition("-")
+    return f"{finding['key']} is {what}" if area == "link" else ""
 
 
 def _standing(journal: Journal) -> Run | None:

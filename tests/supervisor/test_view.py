@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network
 
 from cocoon_net.dhcp.lease import Lease, State
 from cocoon_net.engine.journal import Journal
 from cocoon_net.engine.model import Origin, Row
-from cocoon_net.records import AddressSet, Interface, Link, Pool
+from cocoon_net.records import AddressSet, Interface, Link, Pool, encode
 from cocoon_net.store import open_memory
 from cocoon_net.supervisor import view
 
@@ -47,6 +48,27 @@ def test_each_address_is_a_letter_and_a_block_ends_with_its_256() -> None:
     states = seen["pool"]["states"]
     assert (states["free"], states["offered"], states["bound"], states["stranded"]) == (2, 1, 1, 1)
     assert seen["at"] == "2026-01-01T00:00:00Z" and seen["workflow"] == {}
+
+
+def test_a_link_is_shown_as_the_audit_found_it() -> None:
+    database = open_memory()
+    with database.conn:
+        database.execute(
+            "INSERT INTO ledger (step, key, origin, record, updated_at) VALUES ('links', 'eni-1', 'created', ?, '')",
+            [json.dumps(encode(Link(True, name="eth1")))],
+        )
+    seen = view.assemble(
+        Journal(database),
+        None,
+        [],
+        daemon=view.Daemon("stopped"),
+        findings=[{"kind": "link-down", "key": "eni-1"}, {"kind": "bridge", "key": "cni0"}],
+        withdrawn=[],
+        wrong_links=[],
+        events=[],
+        now=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    assert [(one["link"], one["state"]) for one in seen["enis"]] == [("eth1", "down")]
 
 
 def test_an_interface_is_shown_with_its_link_and_what_is_wrong_with_it() -> None:
