@@ -140,3 +140,28 @@ def test_the_cloud_away_changes_nothing_for_guests_also_at_the_start(node: Any, 
             eventually(lambda: not findings(node), 90)
     finally:
         node.admin.set_faults({"error-rate": ""})
+
+
+def test_audits_that_are_killed_touch_no_guest(node: Any, eventually: Any) -> None:
+    with serving(node, eventually):
+        daemon = json.loads((node.home / "state" / "daemon.lock").read_text())["pid"]
+        deadline, killed, number = time.monotonic() + 12, 0, 0
+        while time.monotonic() < deadline:
+            for pid in children(daemon):
+                with contextlib.suppress(OSError):
+                    if b"audit" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        os.kill(int(pid), signal.SIGKILL)
+                        killed += 1
+            if killed > number * 2:
+                number += 1
+                assert guest(node, f"k{number}").startswith("172.20.100.")
+            time.sleep(0.05)
+        assert killed >= 3 and number >= 2
+        assert "signal 9" in findings(node)["unknown", "audit"]["says"]
+        eventually(lambda: not findings(node), 60)
+
+
+def children(pid: int) -> list[str]:
+    """The children of all threads of a process."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [child for task in tasks for child in task.read_text().split()]
