@@ -37,6 +37,8 @@ class Allocator:
         """Bridge port and client identifier -> address."""
         self._offered: dict[bytes, int] = {}
         self._offered_mac: dict[bytes, int] = {}
+        self._resting: dict[int, None] = {}
+        """Cooling addresses that are not on offer, the longest first."""
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(sorted(pool.members - pool.owners.keys()))
         self._timers: list[tuple[int, int]] = []
         self._scheduled: dict[int, int] = {}
@@ -104,14 +106,16 @@ class Allocator:
         state = lease.state
         if state is FREE:
             return True
-        if state is COOLING and kept:  # the operator's word, against a rest that is only for safety
+        if state is COOLING and (
+            kept or not self._free
+        ):  # the operator's word, or need, against what is only for safety
             return True
         return state is not QUARANTINED and owns(lease, client)
 
     def choose(self, client: Client, wished: int) -> int | None:
         """Choose the address to offer: the one kept for the client, its own, the one on offer to it, its wish.
 
-        Else the one that has not been used for the longest time.
+        Else the one that has not been used for the longest time; and before nobody gets anything, one that still cools.
         """
         kept = self.pool.kept.get(client.mac) if self.pool.kept else None
         if kept is not None and self.takes(kept.address, client):
@@ -119,18 +123,19 @@ class Allocator:
         own = self.held(client)
         if own is not None and self.takes(own.address, client):
             return own.address
+        if wished in self._free:
+            return wished
         given = self.offered(client)
         if given is not None:
             return given.address
-        if wished in self._free:
-            return wished
-        return next(iter(self._free), None)
+        free = next(iter(self._free), None)
+        return next((one for one in self._resting if self.takes(one, client)), None) if free is None else free
 
     def put(self, lease: Lease) -> None:
         """Write a lease down; an offer of the same address, or to the same client once bound, has served its turn."""
         address, state = lease.address, lease.state
         old = self.leases.get(address)
-        if address in self.offers:
+        if address in self.offers and state is not FREE:
             self.withdraw(address)
         self.leases[address] = lease
         if old is None:
@@ -138,12 +143,17 @@ class Allocator:
         else:
             if old.state is not FREE:
                 self.counts[old.state] -= 1
+                if old.state is COOLING:
+                    self._resting.pop(address, None)
             if old.mac != lease.mac or old.client_id != lease.client_id or old.port != lease.port:
                 self._unname(old)
                 self._name(lease)
         if state is FREE:
-            self._queue(address)
+            if address not in self.offers:
+                self._queue(address)
         else:
+            if state is COOLING:
+                self._resting[address] = None
             self.counts[state] += 1
             self._free.pop(address, None)
             self.remind(address, lease.ends)
@@ -162,6 +172,7 @@ class Allocator:
             self._unname(old)
             if old.state is not FREE:
                 self.counts[old.state] -= 1
+                self._resting.pop(address, None)
         if address not in self.offers:
             self._queue(address)
 
@@ -201,6 +212,7 @@ class Allocator:
         self._offered[key] = self._offered_mac[lease.mac] = lease.address
         self.lease_times[lease.address] = seconds
         self._free.pop(lease.address, None)
+        self._resting.pop(lease.address, None)
         self.remind(lease.address, lease.ends)
         self.counts[OFFERED] = len(self.offers)
 
@@ -220,6 +232,8 @@ class Allocator:
         lease = self.leases.get(address)
         if lease is None or lease.state is FREE:
             self._queue(address)
+        elif lease.state is COOLING:
+            self._resting[address] = None
 
     @property
     def free(self) -> int:

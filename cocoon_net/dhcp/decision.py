@@ -36,7 +36,6 @@ class Reason(StrEnum):
     WRONG_SUBNET = "the address is not in this subnet"
     NOT_IN_POOL = "the address is not served here"
     TAKEN = "the address belongs to another client"
-    NOT_AS_OFFERED = "another address was offered"
     RESERVED = "a reservation keeps the address for another client, or another for this one"
     UNKEPT = "it could not be written down or routed"
     CONFLICT = "somebody uses the address without a lease"

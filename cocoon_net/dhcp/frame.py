@@ -100,6 +100,8 @@ def unwrap(frame: bytes) -> bytes | None:
     total = int.from_bytes(frame[16:18])
     if frame[_ETHERNET] >> 4 != 4 or header < 20 or total < header + 8 or _ETHERNET + total > size:
         return None
+    if int.from_bytes(frame[_ETHERNET : _ETHERNET + header]) % _MOD:  # a sum of all its words is 0xFFFF (RFC 791 §3.1)
+        return None
     _, _, length, checksum = _UDP.unpack_from(frame, start)
     if length < 8 or header + length > total:
         return None

@@ -25,7 +25,7 @@ from fnmatch import fnmatchcase
 from cocoon_net.dhcp import reply
 from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.decision import Decision, Reason, name, silence, when
-from cocoon_net.dhcp.lease import BOUND, FREE
+from cocoon_net.dhcp.lease import BOUND, COOLING, FREE
 from cocoon_net.dhcp.limits import Limits
 from cocoon_net.dhcp.wire import Packet
 from cocoon_net.events import Event, PortRefused
@@ -185,7 +185,7 @@ class Guard:
             return self._refuse(Reason.OTHER_PORT, packet)
         decision = reply.decide(table, packet, now)
         address = decision.address
-        if address and not self._shares(address, port):
+        if address and not self._shares(address, mac, port):
             return self._refuse(Reason.CROWDED, packet)
         return decision
 
@@ -207,7 +207,7 @@ class Guard:
         offer = table.offered_to(mac)
         return offer is not None and self._elsewhere(offer.port, port)
 
-    def _shares(self, address: int, port: str) -> bool:
+    def _shares(self, address: int, mac: bytes, port: str) -> bool:
         """Whether ``port`` may have ``address``; looks at the accounts only when few addresses are left."""
         state = self._known.get(port)
         if state is None:
@@ -217,9 +217,12 @@ class Guard:
         if self._shared:
             table = self._table
             left, most = table.free - 1, len(self._present) + len(table.pool.members) // KEPT
-            takes = left < most and table.at(address).state is FREE  # else it was not free for others, either
-            if takes and left < self._kept_from(port, state):
-                return False
+            if left < most:
+                lease = table.at(address)
+                # One that still cools goes to another client only when none is free.
+                takes = lease.state is FREE or (lease.state is COOLING and lease.mac != mac)
+                if takes and max(left, 0) < self._kept_from(port, state):
+                    return False
         state.addresses.add(address)
         return True
 

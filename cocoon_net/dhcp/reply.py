@@ -14,7 +14,7 @@ from typing import NamedTuple
 from cocoon_net.dhcp import wire
 from cocoon_net.dhcp.allocator import Allocator, owns
 from cocoon_net.dhcp.decision import Decision, Reason, bind, leave, name, release, silence, when
-from cocoon_net.dhcp.lease import BOUND, COOLING, FREE, OFFERED, Client, Lease, Trigger, move
+from cocoon_net.dhcp.lease import BOUND, COOLING, OFFERED, Client, Lease, Trigger, move
 from cocoon_net.dhcp.options import (
     ACK,
     CLIENT_ID,
@@ -63,7 +63,11 @@ def _discover(table: Allocator, packet: Packet, now: int) -> Decision:
         return Decision(Reason.EXHAUSTED, events=(PoolExhausted(when(now), name(client.mac)),))
     if table.pool.terms.rapid_commit and RAPID_COMMIT in packet.options:
         return _promise(table, packet, client, address, now)  # RFC 4039 §3.1
-    state = move(table.at(address).state, Trigger.OFFER)
+    before = table.at(address)
+    state = before.state
+    if state is COOLING and not owns(before, client):
+        state = move(state, Trigger.REUSE)  # nothing else is free: its rest is over
+    state = move(state, Trigger.OFFER)
     offer = None
     if state is OFFERED:
         until = now + table.pool.terms.offer
@@ -85,20 +89,18 @@ def _request(table: Allocator, packet: Packet, now: int) -> Decision:
 
 
 def _select(table: Allocator, packet: Packet, client: Client, address: int, now: int) -> Decision:
-    """SELECTING: the client took our offer, which we may have forgotten meanwhile; a free address is still its."""
-    if not address:
+    """SELECTING: the client took our offer, which we may have forgotten meanwhile; a free address is still its.
+
+    One that is free and was not offered, too: a NAK is for what cannot be satisfied (RFC 2131 §4.3.2).
+    """
+    if not address and REQUESTED_ADDRESS not in packet.options:
         return silence(Reason.NO_ADDRESS)
-    expected = table.offered(client) or table.held(client)
-    if expected is not None and expected.address != address and table.pool.owners.get(address) != client.mac:
-        in_use = expected.state is not FREE and expected.address in table.pool.members
-        if in_use and table.pool.holds(address):
-            return _refuse(table, client, Reason.NOT_AS_OFFERED, now)
     return _promise(table, packet, client, address, now)
 
 
 def _confirm(table: Allocator, packet: Packet, client: Client, address: int, now: int) -> Decision:
     """INIT-REBOOT, RENEWING, REBINDING: the client believes that it has an address already."""
-    if not address:
+    if not address and REQUESTED_ADDRESS not in packet.options:
         return silence(Reason.NO_ADDRESS)
     if not table.pool.holds(address):
         return _refuse(table, client, Reason.WRONG_SUBNET, now)

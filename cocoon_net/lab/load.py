@@ -220,7 +220,8 @@ def stream(path: Path, size: int, seconds: int) -> None:
 def broadcast(mac: bytes, payload: bytes, source: int = 0) -> bytes:
     """Put a message into a client's broadcast frame, 68 -> 67, without a UDP checksum."""
     length = len(payload) + 8
-    ip = struct.pack("!BBHHHBBHII", 0x45, 0, length + 20, 0, 0, 64, 17, 0, source, 0xFFFFFFFF)
+    total = 0xFFFF - (0x4500 + length + 20 + 0x4011 + source) % 0xFFFF  # RFC 1071 §2; all ones of the target are 0
+    ip = struct.pack("!BBHHHBBHII", 0x45, 0, length + 20, 0, 0, 64, 17, total, source, 0xFFFFFFFF)
     return EVERYBODY + mac + b"\x08\x00" + ip + struct.pack("!HHHH", 68, 67, length, 0) + payload
 
 

@@ -23,7 +23,6 @@ REFUSALS = (
     Reason.WRONG_SUBNET,
     Reason.NOT_IN_POOL,
     Reason.TAKEN,
-    Reason.NOT_AS_OFFERED,
 )
 """Reasons that leave a client without what it asked for."""
 

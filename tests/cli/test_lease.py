@@ -46,7 +46,7 @@ def ask(arena: Arena, code: str) -> None:
 
 def test_what_a_daemon_knows_and_what_its_book_says(arena: Arena, lease: Command) -> None:
     assert lease("list") == "no leases\n"
-    ask(arena, LEASE.format(2) + f"; c.send(c.request(0, {int(IPv4Address('172.20.1.9'))}))")
+    ask(arena, LEASE.format(2) + f"; c.send(c.request(0, {int(IPv4Address('172.20.1.1'))}))")
     head, first, second = lease("list").splitlines()
     assert head.split() == ["ADDRESS", "MAC", "STATE", "EXPIRES", "PORT", "HOSTNAME"]
     assert first.startswith(f"172.20.1.0  {A}  bound  ") and "port0" in first
@@ -54,7 +54,7 @@ def test_what_a_daemon_knows_and_what_its_book_says(arena: Arena, lease: Command
     assert "bound since" in lease("show", A.upper().replace(":", "-"))
     trace = lease("trace", A)
     assert "DISCOVER → OFFER     offered" in trace and "REQUEST → ACK        bound" in trace
-    until(lambda: "REQUEST → NAK        another address was offered" in lease("trace", A))
+    until(lambda: "REQUEST → NAK        the address belongs to another client" in lease("trace", A))
     assert json.loads(lease("trace", A, "--json"))["decisions"][0]["port"] == "port0"
     assert lease("release", A) == "released 172.20.1.0\n"
     assert lease("release", A) == f"{A} has no lease\n"

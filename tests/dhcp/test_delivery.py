@@ -123,13 +123,19 @@ def test_a_reply_leaves_by_the_port_that_asked_and_no_other(node: Any, book: Any
         assert next(heard(ear, 0.3), None) is None, "a lease is nobody else's business"
 
 
-@pytest.mark.parametrize("checksum", [None, 0xBEEF], ids=["none", "wrong"])
-def test_a_wrong_checksum_is_not_read_and_none_is(
-    node: Any, book: Any, pool: Any, serving: Any, guest: str, checksum: int | None
+@pytest.mark.parametrize(
+    ("at", "checksum", "read"),
+    [(40, 0, True), (40, 0xBEEF, False), (24, 0, False), (24, 0xBEEF, False)],
+    ids=["no UDP sum", "wrong UDP sum", "no IP sum", "wrong IP sum"],
+)
+def test_a_wrong_checksum_is_not_read_and_no_udp_one_is(
+    node: Any, book: Any, pool: Any, serving: Any, guest: str, at: int, checksum: int, read: bool
 ) -> None:
+    """RFC 768 has a UDP checksum that is not there, RFC 791 §3.1 none of IP's."""
+
     def speak() -> Ether | None:
         frame = bytearray(broadcast(ALICE, wire.encode(packet(DISCOVER))))
-        frame[40:42] = (checksum or 0).to_bytes(2)
+        frame[at : at + 2] = checksum.to_bytes(2)
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as sock:
             sock.bind(("eth0", 0x0800))
             sock.send(bytes(frame))
@@ -137,5 +143,5 @@ def test_a_wrong_checksum_is_not_read_and_none_is(
 
     server = Server(book, pool)
     with serving(node, server):
-        assert (node.of_guest(guest, speak) is None) == (checksum is not None)
-        assert server.snapshot().malformed == ({} if checksum is None else {"frame": 1})
+        assert (node.of_guest(guest, speak) is not None) == read
+        assert server.snapshot().malformed == ({} if read else {"frame": 1})

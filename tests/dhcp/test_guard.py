@@ -265,6 +265,17 @@ def test_no_way_of_holding_an_address_is_free(bridge: Bridge, how: str) -> None:
     assert bridge.bind("a", mac(77)).kind is MessageType.ACK, "time gives the share back"
 
 
+def test_what_cools_in_a_full_pool_goes_to_the_port_that_has_none(pool_of: Callable[..., records.Pool]) -> None:
+    bridge = Bridge(pool_of(2), ports="a b")
+    mine = bridge.bind("a", ALICE).address
+    bridge.bind("b", BOB)
+    bridge.say("a", MessageType.RELEASE, ALICE, server=SERVER, ciaddr=mine)
+    bridge.now += 1
+    bridge.plug("c")
+    assert bridge.say("b", MessageType.DISCOVER, EVE).reason is Reason.CROWDED
+    assert bridge.bind("c", EVE).address == mine
+
+
 def test_a_declared_relay_has_no_share_and_no_rate(pool: records.Pool) -> None:
     bridge = Bridge(pool, Limits(trusted=("up*",)), ports="uplink0 b")
     assert all(bridge.bind("uplink0", mac(number)).kind is MessageType.ACK for number in range(19))

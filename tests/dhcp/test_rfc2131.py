@@ -14,6 +14,7 @@ import pytest
 
 from cocoon_net import records
 from cocoon_net.dhcp import wire
+from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.decision import Reason
 from cocoon_net.dhcp.lease import Client, State
 from cocoon_net.dhcp.options import Code, MessageType
@@ -39,7 +40,7 @@ ANSWERS = {
     # The client took an offer of ours: confirmed if it can have the address, refused if it cannot.
     (SELECTING, MINE): "aaaaa",
     (SELECTING, BOBS): "nnnnn",
-    (SELECTING, FREE): "annna",  # whom another address is on offer to, or kept for, takes that one
+    (SELECTING, FREE): "aaaaa",  # "unable to satisfy" is what a NAK is for
     (SELECTING, NOT_POOLED): "nnnnn",
     (SELECTING, ELSEWHERE): "nnnnn",
     # "the server identifier ... is not that of this server": it declined our offer, and that is all it says to us.
@@ -99,12 +100,18 @@ def test_4_3_2_each_request_has_its_answer(story: Story, state: str, address: st
 
 @pytest.mark.parametrize(
     "how",
-    [{}, {"server": SERVER}, {"requested": 0}, {"server": SERVER, "requested": 0}, {"server": 0}],
+    [{}, {"server": SERVER}, {"server": 0}],
     ids=str,
 )
 def test_4_3_2_a_request_that_names_no_address_is_not_answered(story: Story, how: dict[str, int]) -> None:
     story.bind()
     assert story.say(REQUEST, **how).reason is Reason.NO_ADDRESS
+
+
+@pytest.mark.parametrize("how", [{}, {"server": SERVER}], ids=str)
+def test_4_3_2_a_request_for_no_address_at_all_is_for_one_of_another_network(story: Story, how: dict[str, int]) -> None:
+    decision = story.say(REQUEST, requested=0, **how)
+    assert (decision.kind, decision.reason) == (NAK, Reason.WRONG_SUBNET)
 
 
 def test_4_3_2_selecting_by_ciaddr_alone_is_understood(story: Story) -> None:
@@ -122,7 +129,8 @@ def test_a_discover_without_a_free_address_gets_silence_and_is_told_to_us(pool_o
 
 def test_a_discover_is_offered_the_address_it_has_then_had_then_asks_for_then_the_longest_unused(story: Story) -> None:
     wished = FIRST + 7
-    assert story.say(DISCOVER, BOB, requested=wished).address == wished
+    assert story.say(DISCOVER, BOB, requested=FIRST + 3).address == FIRST + 3
+    assert story.say(DISCOVER, BOB, requested=wished).address == wished, "it may change its mind"
     mine = story.bind(ALICE)
     assert mine == FIRST
     assert story.say(DISCOVER, ALICE, requested=FIRST + 9).address == mine, "its own goes before its wish"
@@ -284,15 +292,51 @@ def test_nobody_declines_or_releases_the_address_of_another(story: Story) -> Non
 
 
 def test_a_released_address_cools_before_another_client_gets_it(pool_of: Callable[..., records.Pool]) -> None:
-    story = Story(pool_of(1))
-    mine = story.bind(ALICE)
+    story = Story(pool_of(3))
+    mine, bobs, spare = story.bind(ALICE), story.bind(BOB), FIRST + 2
     decision = story.say(RELEASE, ALICE, ciaddr=mine, server=SERVER)
     assert decision.kind is None
     assert isinstance(decision.events[0], LeaseReleased)
-    assert story.say(DISCOVER, BOB).kind is None
-    assert story.say(DISCOVER, BOB, requested=mine).kind is None, "also when nothing else is free"
+    assert story.say(DISCOVER, CAROL, requested=mine).address == spare, "another one is free"
     story.wait(61)
+    assert story.say(DISCOVER, CAROL, requested=mine).address == mine
+    assert len({mine, bobs, spare}) == 3
+
+
+@pytest.mark.parametrize("rapid", [False, True])
+def test_when_nothing_else_is_free_the_address_that_has_cooled_longest_is_given(
+    pool_of: Callable[..., records.Pool], rapid: bool
+) -> None:
+    story = Story(pool_of(2), Settings(Terms(cooling=60, rapid_commit=rapid)))
+    first, second = story.bind(ALICE), story.bind(BOB)
+    assert story.say(DISCOVER, CAROL).reason is Reason.EXHAUSTED
+    story.say(RELEASE, BOB, ciaddr=second, server=SERVER)
+    story.wait(1)
+    story.say(RELEASE, ALICE, ciaddr=first, server=SERVER)
+    options = {Code.RAPID_COMMIT: b""} if rapid else {}
+    given = story.say(DISCOVER, CAROL, options=options)
+    assert (given.kind, given.address) == (ACK if rapid else OFFER, second)
+    assert story.say(DISCOVER, BOB).address == first, "its own is on offer, and Alice is not here"
+    story.wait(25)
+    assert story.say(DISCOVER, CAROL, requested=second).address == second, "kept for her as any other offer"
+    story.wait(25)
+    story.say(DISCOVER, CAROL)
+    story.wait(15)
+    assert story.say(REQUEST, CAROL, server=SERVER, requested=second).kind is ACK, "also when its rest ends meanwhile"
+    assert story.table.at(second).mac == CAROL
+    assert [lease.address for lease in story.table.of_mac(BOB)] == []
+
+
+def test_a_restart_between_offer_and_request_keeps_nobody_from_the_last_address(
+    pool_of: Callable[..., records.Pool],
+) -> None:
+    story = Story(pool_of(1))
+    mine = story.bind(ALICE)
+    story.say(RELEASE, ALICE, ciaddr=mine, server=SERVER)
     assert story.say(DISCOVER, BOB).address == mine
+    story.table = Allocator(story.table.pool, story.table.leases.values())
+    assert story.say(REQUEST, BOB, server=SERVER, requested=mine).kind is ACK
+    assert story.say(REQUEST, ALICE, requested=mine).kind is NAK, "and it is Bob's"
 
 
 def test_a_decline_is_told_to_the_operator_and_an_offer_can_be_declined(story: Story) -> None:
