@@ -168,9 +168,9 @@ def _release(table: Allocator, packet: Packet, now: int) -> Decision:
 
 def _inform(table: Allocator, packet: Packet, _: int) -> Decision:
     """RFC 2131 §4.3.5: parameters only; no address, no lease time, and no look at leases."""
-    if not packet.ciaddr:
+    if not packet.ciaddr and not packet.giaddr:
         return silence(Reason.NO_ADDRESS)
-    if not table.pool.holds(packet.ciaddr):
+    if packet.ciaddr and not table.pool.holds(packet.ciaddr):
         return silence(Reason.WRONG_SUBNET)
     return Decision(Reason.INFORMED, ACK)
 
@@ -280,7 +280,7 @@ EVERYONE = Destination(BROADCAST, 0xFFFFFFFF)
 def destination(decision: Decision, packet: Packet) -> Destination:
     """Choose where the reply goes, in the order of RFC 2131 §4.1; to an INFORM, what §4.3.5 says goes first."""
     if packet.giaddr:
-        if packet.type == MessageType.INFORM:
+        if packet.ciaddr and packet.type == MessageType.INFORM:
             return Destination(ROUTED, packet.ciaddr)
         return Destination(RELAY, packet.giaddr)
     if decision.kind is NAK:

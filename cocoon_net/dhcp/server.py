@@ -10,6 +10,7 @@ import gc
 import select
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from loguru import logger
 
@@ -73,6 +74,7 @@ class Server:
         self._book = book
         self._link = link
         self._settings = settings or Settings()
+        self._check_conflicts = check_conflicts
         self._clock = clock or SystemClock()
         self._jumps = Jumps(self._clock)
         self._bus = bus or Bus()
@@ -86,7 +88,6 @@ class Server:
         self._ports: Ports | None = None
         self._disturbances = -1
         self._orders = Orders()
-        self._check_conflicts = check_conflicts
         self._conflicts: Conflicts | None = None
         self._exchange = Exchange(self._table, self._routes, book, self._guard, self._bus, self._clock, self._durable)
 
@@ -374,7 +375,10 @@ class Server:
 
     def _compiled(self, pool: records.Pool, settings: Settings | None = None) -> Pool:
         reservations = self._book.reservations()
-        compiled = Pool.of(pool, settings or self._settings, reservations)
+        settings = settings or self._settings
+        if self._check_conflicts and settings.terms.rapid_commit:  # an ACK cannot wait for the answers to a probe
+            settings = replace(settings, terms=replace(settings.terms, rapid_commit=False))
+        compiled = Pool.of(pool, settings, reservations)
         if not compiled.members:
             raise SpecError("the pool has no address to lease", hint="see `cocoon-net workflow show`: did init finish?")
         for one in reservations:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from ipaddress import IPv4Address
@@ -10,13 +11,16 @@ from typing import Any
 import pytest
 
 from cocoon_net import records
+from cocoon_net.dhcp import frame, wire
 from cocoon_net.dhcp.book import Book
 from cocoon_net.dhcp.conflict import WAIT
 from cocoon_net.dhcp.decision import Reason
 from cocoon_net.dhcp.lease import State
+from cocoon_net.dhcp.options import MessageType
 from cocoon_net.dhcp.server import Server
+from cocoon_net.dhcp.settings import Settings, Terms
 from cocoon_net.events import AddressInUse, Bus
-from cocoon_net.lab.load import Clients
+from cocoon_net.lab.load import Clients, broadcast
 
 pytestmark = pytest.mark.root
 
@@ -90,6 +94,28 @@ def test_a_client_that_uses_its_address_already_is_no_conflict(
     node.execute(guest, "ip", "addr", "add", "172.20.100.10/24", "dev", "eth0")
     with serving(node, Server(book, pool, check_conflicts=True)):
         assert lease(node, guest)[0] == [FIRST]
+
+
+def test_two_messages_do_not_go_past_the_probe(node: Any, book: Book, pool: records.Pool, serving: Any) -> None:
+    """RFC 4039's server MAY answer with an OFFER; an ACK could not wait for who uses the address."""
+    guest = node.add_guest("02:00:5e:10:00:01")
+
+    def ask() -> int:
+        said = {53: bytes((MessageType.DISCOVER,)), 80: b""}
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as sock:
+            sock.bind(("eth0", 0x0800))
+            mac = bytes.fromhex("02005e100001")
+            sock.send(broadcast(mac, wire.encode(wire.Packet(wire.REQUEST, 7, mac, said))))
+            sock.settimeout(3)
+            while True:
+                reply = wire.decode(frame.unwrap(sock.recv(2048)) or b"")
+                if isinstance(reply, wire.Packet) and reply.op == wire.REPLY:
+                    return reply.type
+
+    settings = Settings(Terms(rapid_commit=True))
+    with serving(node, Server(book, pool, settings=settings, check_conflicts=True)) as server:
+        assert node.of_guest(guest, ask) == MessageType.OFFER
+        assert not server.leases()
 
 
 def test_without_the_option_nobody_is_asked(node: Any, book: Book, pool: records.Pool, serving: Any) -> None:

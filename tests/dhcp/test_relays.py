@@ -63,6 +63,13 @@ def test_4_3_5_an_inform_is_answered_at_its_clients_address_by_whatever_way_it_c
     assert destination(decide(story.table, ask, story.now), ask) == (Way.ROUTED, FIRST + 99)
 
 
+def test_4_1_an_inform_that_names_no_address_is_answered_at_its_relay(story: Story) -> None:
+    ask = packet(INFORM, giaddr=RELAY)
+    decision = decide(story.table, ask, story.now)
+    assert (decision.kind, decision.address, decision.seconds) == (ACK, 0, 0)
+    assert destination(decision, ask) == (Way.RELAY, RELAY)
+
+
 @pytest.mark.parametrize("kind", [DISCOVER, REQUEST, INFORM, RELEASE, DECLINE])
 def test_who_is_behind_a_relay_of_another_subnet_is_not_served(story: Story, kind: MessageType) -> None:
     mine = story.bind()
