@@ -16,7 +16,7 @@ from cocoon_net.dhcp.book import Book, Note
 from cocoon_net.dhcp.decision import Reason, name, when
 from cocoon_net.dhcp.lease import Lease, State, Trigger, move
 from cocoon_net.dhcp.reservation import Reservation
-from cocoon_net.dhcp.settings import Terms
+from cocoon_net.dhcp.settings import Terms, parse
 from cocoon_net.dhcp.trace import as_json
 from cocoon_net.errors import CocoonError, NodeTransient, SpecError
 from cocoon_net.site import Site
@@ -227,10 +227,10 @@ class ClosedDesk(_Books):
         """End the leases of a MAC in the book; their routes go when the daemon starts, leases.json follows at once."""
         from cocoon_net.dhcp.projection import LeaseFile
 
-        now, key = int(datetime.now(UTC).timestamp()), _key(mac)
+        now, key, cooling = int(datetime.now(UTC).timestamp()), _key(mac), self._cooling()
         with alone(self._site), self._book() as book:
             ended = [
-                lease._replace(state=move(lease.state, Trigger.RELEASE), ends=now + Terms().cooling, since=now)
+                lease._replace(state=move(lease.state, Trigger.RELEASE), ends=now + cooling, since=now)
                 for lease in book.leases()
                 if lease.mac == key and lease.state is State.BOUND
             ]
@@ -239,6 +239,14 @@ class ClosedDesk(_Books):
             book.commit(ended, [Note(now, one.address, mac, one.state.value, str(Reason.RELEASED)) for one in ended])
             LeaseFile(self._site.lease_file).load(lease for lease in book.leases() if lease.state is State.BOUND)
         return True
+
+    def _cooling(self) -> int:
+        """Return the cooling time that the daemon would obey; raises SpecError for a file that it would refuse."""
+        path = self._site.dhcp_settings
+        try:
+            return parse(path.read_text(encoding="utf-8"), str(path)).terms.cooling
+        except FileNotFoundError:
+            return Terms().cooling
 
     def reserve(self, mac: str, address: str, hostname: str, options: Options | None) -> Document:
         """Keep an address for a MAC; under the lock, so that no daemon starts meanwhile and misses it."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from ipaddress import IPv4Address
 
 import pytest
@@ -65,7 +66,11 @@ def test_what_a_daemon_knows_and_what_its_book_says(arena: Arena, lease: Command
     arena.kill()
     assert B in lease("list") and "cooling" in lease("list", "--all")
     assert "history          172.20.1.0       bound: bound" in lease("trace", A)
+    (arena.state / "dhcp.toml").write_text('cooling-time = "2h"\n')
     assert lease("release", B) == "released 172.20.1.1\n"
+    (row,) = (row for row in json.loads(lease("list", "--all", "--json"))["leases"] if row["mac"] == B)
+    rest = datetime.fromisoformat(row["expiry"]) - datetime.fromisoformat(row["since"])
+    assert (row["state"], rest) == ("cooling", timedelta(hours=2)), "as long as the daemon would have it"
     assert lease("list") == "no leases\n"
     assert json.loads((arena.state / "leases.json").read_text()) == []
     arena.start()
