@@ -39,7 +39,7 @@ class Allocator:
         self._offered_mac: dict[bytes, int] = {}
         self._resting: dict[int, None] = {}
         """Cooling addresses that are not on offer, the longest first."""
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(sorted(pool.members - pool.owners.keys()))
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(sorted(pool.members.difference(pool.owners)))
         self._timers: list[tuple[int, int]] = []
         self._scheduled: dict[int, int] = {}
         for lease in sorted(leases, key=lambda lease: lease.since):

@@ -30,7 +30,7 @@ from cocoon_net.events import (
 )
 from cocoon_net.supervisor.feed import Feed
 
-PENDING = 1000
+PENDING = 200
 """Events that wait for their line at most: a boot storm of a node is told line by line."""
 
 LINES = 50
@@ -38,6 +38,9 @@ LINES = 50
 
 EVERY = 0.1
 """Seconds between two looks at what has happened."""
+
+AT_ONCE, APART = 5, 0.005
+"""Lines in one go, and seconds before the next ones: a line holds the DHCP loop up for as long as it takes, 0.1 ms."""
 
 QUIET = 60.0
 """Seconds between two complaints that the pool is exhausted."""
@@ -96,6 +99,8 @@ class Narrator:
         """Write up to ``most`` lines, and how many could not be kept up with; returns how many were written."""
         written = 0
         while self._pending and written < most:
+            if written and written % AT_ONCE == 0:
+                self._stop.wait(APART)
             event = self._pending.popleft()
             self._tell(event)
             self._feed.publish(event)

@@ -105,6 +105,22 @@ def test_a_storm_that_goes_on_gets_so_many_lines_a_second_and_no_more(
     assert narrator.PENDING <= written <= most + 1
 
 
+def test_a_storm_is_told_a_few_lines_at_a_time() -> None:
+    """A line takes 0.1 ms of the interpreter, which the DHCP loop waits for: 1,000 in a row once cost 100 ms."""
+    at: list[float] = []
+    logger.remove()
+    handler = logger.add(lambda _: at.append(time.monotonic()), level="INFO")
+    bus = Bus()
+    teller = Narrator(bus)
+    teller.start()
+    bus.publish([LeaseBound(NOW, A, MAC, NOW)] * 60)
+    eventually(lambda: len(at) == 60)
+    teller.stop()
+    logger.remove(handler)
+    gaps = [after - before for before, after in zip(at, at[narrator.AT_ONCE :], strict=False)]
+    assert min(gaps) >= narrator.APART
+
+
 def eventually(happened: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 5
     while not happened():
