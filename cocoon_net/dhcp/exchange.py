@@ -65,8 +65,11 @@ class Exchange:
         self.commit_failures = self.unsent = 0
         self.offer_times, self.ack_times = Histogram(), Histogram()
 
-    def hear(self, ports: Ports, conflicts: Conflicts | None) -> None:
-        """Serve what has come since the last time, as one batch. Raises NodeTransient when the socket is of no use."""
+    def hear(self, ports: Ports, conflicts: Conflicts | None) -> int:
+        """Serve what has come since the last time, as one batch; returns how many frames it was.
+
+        Raises NodeTransient when the socket is of no use.
+        """
         began = self._clock.monotonic()
         frames = ports.receive()
         # After the last of them was asked: a lease that we count from an earlier second would end before its client's.
@@ -101,10 +104,11 @@ class Exchange:
                 offered += decision.kind is OFFER
                 if decision.events:
                     self._bus.publish(decision.events)
+        self._flush(ports)
         if offered:
             self.offer_times.observe(self._clock.monotonic() - began, offered)
         if not asked:
-            return
+            return len(frames)
         settled = self._settle(batch)
         told: list[Decision] = []
         for decision, packet in asked:
@@ -115,11 +119,13 @@ class Exchange:
             else:
                 self.decided[Reason.UNKEPT] += 1
                 trace.note(packet, decision, now, Reason.UNKEPT)
+        self._flush(ports)
         promised = sum(decision.kind is ACK for decision in told)
         if promised:
             self.ack_times.observe(self._clock.monotonic() - began, promised)
         for decision in told:
             self._bus.publish(decision.events)
+        return len(frames)
 
     def _speak(self, ports: Ports, decision: Decision, packet: Packet) -> None:
         if decision.kind is None:
@@ -128,10 +134,12 @@ class Exchange:
         if promises and self._routes.state(decision.address) is not PRESENT:
             return
         payload = render(decision, packet, self._table.pool)
-        if not ports.send(payload, destination(decision, packet), packet.chaddr, packet.port):
-            self.unsent += 1
-        else:
-            self.sent[decision.kind] += 1
+        ports.send(payload, destination(decision, packet), packet.chaddr, packet.port)
+        self.sent[decision.kind] += 1
+
+    def _flush(self, ports: Ports) -> None:
+        ports.flush()
+        self.unsent += ports.unsent()
 
     def _settle(self, batch: Batch) -> Settled:
         settled = batch.settle(self._routes, self._book, self._durable)
@@ -161,6 +169,7 @@ class Exchange:
                 self.trace.note(held.packet, held.decision, now)
                 self._speak(ports, held.decision, held.packet)
                 self.offer_times.observe(WAIT)
+        self._flush(ports)
 
     def carry_out(self, decisions: Iterable[Decision], now: int) -> Settled:
         """Do what a timer or an order decided, as one batch; nobody is answered."""

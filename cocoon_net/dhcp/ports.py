@@ -14,19 +14,23 @@ import socket
 import struct
 from collections.abc import Iterable, Mapping
 
-from cocoon_net.dhcp import frame
+from cocoon_net.dhcp import bulk, frame
+from cocoon_net.dhcp.bulk import Receiver, Sender
 from cocoon_net.dhcp.frame import CLIENT_PORT, EVERYBODY, SERVER_PORT
 from cocoon_net.dhcp.reply import DIRECT, RELAY, ROUTED, Destination
 from cocoon_net.dhcp.watch import Watch
 from cocoon_net.errors import CocoonError, NodeError, NodeTransient, Refused
 
-BATCH = 512
-"""Frames taken per wake-up: one commit for all of them, and 20 ms of work at most."""
+BATCH = 256
+"""Frames taken per wake-up: one commit for all of them, and 10 ms of work at most. A relay's socket has room for about
+as many replies at once."""
+
+TOGETHER = 64
+"""Replies handed to the kernel at once."""
 
 _EVERY_PROTOCOL, _IPV4 = 0x0003, 0x0800
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE, _SOL_PACKET, _IGNORE_OUTGOING = 26, 33, 263, 23
 _RECEIVE_BUFFER = 8 << 20
-_LARGEST_FRAME = 4096
 
 
 class Ports:
@@ -61,28 +65,22 @@ class Ports:
         except OSError as error:
             self.close()
             raise _refusal(error, name) from error
+        self._receiver = Receiver(self.socket, BATCH)
+        self._out, self._routed = Sender(self.socket, TOGETHER), Sender(self._relays, TOGETHER)
 
     def receive(self) -> list[tuple[bytes, str]]:
         """Return up to ``BATCH`` frames that ports of the bridge sent, each with the port's name."""
-        out: list[tuple[bytes, str]] = []
-        ports, take = self._watch.ports, self.socket.recvfrom
-        for _ in range(BATCH):
-            try:
-                data, source = take(_LARGEST_FRAME)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno == errno.ENETDOWN:  # one link went down; the socket lives on
-                    continue
-                raise NodeTransient(f"cannot receive on {self._name}: {error.strerror}") from error
-            name = source[0]
-            if name not in ports:
-                self._watch.drain()  # a port so new that its notice is still queued
-                ports = self._watch.ports
-                if name not in ports:
-                    continue
-            out.append((data, name))
-        return out
+        try:
+            frames = self._receiver.take()
+        except OSError as error:
+            if error.errno == errno.ENETDOWN:  # one link went down; the socket lives on
+                return []
+            raise NodeTransient(f"cannot receive on {self._name}: {error.strerror}") from error
+        names = self._watch.names
+        if any(index not in names for _, index in frames):
+            self._watch.drain()  # a port so new that its notice is still queued
+            names = self._watch.names
+        return [(data, names[index]) for data, index in frames if index in names]
 
     @property
     def present(self) -> Mapping[str, int]:
@@ -95,23 +93,35 @@ class Ports:
         with contextlib.suppress(OSError):  # the filter before stays in place: we only hear more than we need
             _attach(self.socket, frame.kernel_filter(self._watch.index, self.mac, self._server, indexes))
 
-    def send(self, payload: bytes, destination: Destination, mac: bytes, port: str) -> bool:
-        """Send a reply; False when the kernel would not take it. The client asks again, so nobody waits for it.
+    def send(self, payload: bytes, destination: Destination, mac: bytes, port: str) -> None:
+        """Have a reply sent by the next ``flush`` at the latest.
 
         Straight out of the port that asked: a guest's lease is nobody else's business, and a bridge without learning
         would flood it.
         """
-        try:
-            way, address = destination
-            if way is RELAY or way is ROUTED:
-                to = SERVER_PORT if way is RELAY else CLIENT_PORT
-                self._relays.sendto(payload, (frame.dotted(address), to))
-                return True
-            data = frame.wrap(payload, self.mac, mac if way is DIRECT else EVERYBODY, self._server, address)
-            self.socket.sendto(data, (port, _IPV4))
-        except OSError:
-            return False
-        return True
+        way, address = destination
+        if way is RELAY or way is ROUTED:
+            self._routed.put(payload, bulk.inet(address, SERVER_PORT if way is RELAY else CLIENT_PORT))
+            return
+        index = self._watch.ports.get(port)
+        if index is None:  # it has just gone
+            self._out.unsent += 1
+            return
+        self._out.put(
+            frame.wrap(payload, self.mac, mac if way is DIRECT else EVERYBODY, self._server, address),
+            bulk.link(index, _IPV4),
+        )
+
+    def flush(self) -> None:
+        """Send what waits. What the kernel would not take is counted: the client asks again, nobody waits for it."""
+        self._out.flush()
+        self._routed.flush()
+
+    def unsent(self) -> int:
+        """Return how many replies the kernel would not take since the last time that this was asked."""
+        count = self._out.unsent + self._routed.unsent
+        self._out.unsent = self._routed.unsent = 0
+        return count
 
     def close(self) -> None:
         """Close both sockets."""

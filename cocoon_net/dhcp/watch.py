@@ -41,6 +41,8 @@ class Watch:
         self._links: dict[int, Seen] = {}
         self.ports: dict[str, int] = {}
         """Name -> index of each port of the bridge."""
+        self.names: dict[int, str] = {}
+        """The same, index -> name."""
         self.index = 0
         """Of the bridge; 0 while there is none."""
         self.disturbances = 0
@@ -126,6 +128,7 @@ class Watch:
             self.index = index
             self.disturbances += 1
         self.ports = {link.name: at for at, link in self._links.items() if index and link.master == index}
+        self.names = {at: name for name, at in self.ports.items()}
 
 
 def _messages(data: bytes) -> list[tuple[int, bytes]]:
