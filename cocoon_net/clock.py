@@ -20,7 +20,7 @@ class Clock(Protocol):
         ...
 
     def sleep(self, seconds: float) -> None:
-        """Wait; only the runner, the scheduler, the budget of API calls (before a call) and the lab may."""
+        """Wait; only the runner, the scheduler, the budget of API calls, the DHCP loop's crowd and the lab may."""
         ...
 
 

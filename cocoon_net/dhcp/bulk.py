@@ -86,15 +86,17 @@ class Sender:
         self._descriptor = sock.fileno()
         self._messages = _Messages(count)
         self._gathered = 0
-        self.unsent = 0
-        """Datagrams that the kernel would not take, since the start."""
+        self._marks = [0] * count
+        self.refused: list[int] = []
+        """The marks of the datagrams that the kernel would not take; whoever reads it clears it."""
 
-    def put(self, data: bytes, address: bytes) -> None:
+    def put(self, data: bytes, address: bytes, mark: int = 0) -> None:
         """Gather one datagram for a packed address (``link``, ``inet``); what is full is sent at once."""
         messages, number, size = self._messages, self._gathered, len(data)
         if size > LARGEST:
-            self.unsent += 1
+            self.refused.append(mark)
             return
+        self._marks[number] = mark
         at, name = number * LARGEST, number * _NAME
         messages.view_of_data[at : at + size] = data
         messages.view_of_names[name : name + len(address)] = address
@@ -112,7 +114,7 @@ class Sender:
             at = messages.headers + first * _HEADER.size
             sent = _C.sendmmsg(self._descriptor, at, end - first, socket.MSG_DONTWAIT)
             if sent < 0 and ctypes.get_errno() != errno.EINTR:
-                self.unsent += 1
+                self.refused.append(self._marks[first])
                 sent = 1
             first += max(sent, 0)
 

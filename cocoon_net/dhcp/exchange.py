@@ -24,7 +24,7 @@ from cocoon_net.dhcp.decision import Decision, Reason, conflicting
 from cocoon_net.dhcp.guard import Guard
 from cocoon_net.dhcp.histogram import Histogram
 from cocoon_net.dhcp.lease import Lease
-from cocoon_net.dhcp.options import ACK, OFFER
+from cocoon_net.dhcp.options import ACK, OFFER, SAID
 from cocoon_net.dhcp.ports import BATCH, Ports
 from cocoon_net.dhcp.reply import destination, render
 from cocoon_net.dhcp.routes import PRESENT, Routes
@@ -62,6 +62,8 @@ class Exchange:
         self.malformed: Counter[str] = Counter()
         self.received, self.sent = [0] * TYPES, [0] * TYPES
         """Messages by their type: to add to a list costs 20 ns, to a Counter three times that."""
+        self._spoken = [0] * TYPES
+        """Replies that the kernel has not taken yet."""
         self.commit_failures = self.unsent = 0
         self.offer_times, self.ack_times = Histogram(), Histogram()
 
@@ -134,12 +136,16 @@ class Exchange:
         if promises and self._routes.state(decision.address) is not PRESENT:
             return
         payload = render(decision, packet, self._table.pool)
-        ports.send(payload, destination(decision, packet), packet.chaddr, packet.port)
-        self.sent[decision.kind] += 1
+        ports.send(payload, destination(decision, packet), packet.chaddr, packet.port, decision.kind)
+        self._spoken[decision.kind] += 1
 
     def _flush(self, ports: Ports) -> None:
-        ports.flush()
-        self.unsent += ports.unsent()
+        for kind in ports.flush():
+            self._spoken[kind] -= 1
+            self.unsent += 1
+        for kind in SAID:
+            self.sent[kind] += self._spoken[kind]
+            self._spoken[kind] = 0
 
     def _settle(self, batch: Batch) -> Settled:
         settled = batch.settle(self._routes, self._book, self._durable)

@@ -93,35 +93,38 @@ class Ports:
         with contextlib.suppress(OSError):  # the filter before stays in place: we only hear more than we need
             _attach(self.socket, frame.kernel_filter(self._watch.index, self.mac, self._server, indexes))
 
-    def send(self, payload: bytes, destination: Destination, mac: bytes, port: str) -> None:
-        """Have a reply sent by the next ``flush`` at the latest.
+    def send(self, payload: bytes, destination: Destination, mac: bytes, port: str, kind: int = 0) -> None:
+        """Have a reply of a kind sent by the next ``flush`` at the latest.
 
         Straight out of the port that asked: a guest's lease is nobody else's business, and a bridge without learning
         would flood it.
         """
         way, address = destination
         if way is RELAY or way is ROUTED:
-            self._routed.put(payload, bulk.inet(address, SERVER_PORT if way is RELAY else CLIENT_PORT))
+            self._routed.put(payload, bulk.inet(address, SERVER_PORT if way is RELAY else CLIENT_PORT), kind)
             return
         index = self._watch.ports.get(port)
         if index is None:  # it has just gone
-            self._out.unsent += 1
+            self._out.refused.append(kind)
             return
         self._out.put(
             frame.wrap(payload, self.mac, mac if way is DIRECT else EVERYBODY, self._server, address),
             bulk.link(index, _IPV4),
+            kind,
         )
 
-    def flush(self) -> None:
-        """Send what waits. What the kernel would not take is counted: the client asks again, nobody waits for it."""
+    def flush(self) -> list[int]:
+        """Send what waits; returns the kinds of what the kernel would not take since the last time.
+
+        Their clients ask again, nobody waits for them.
+        """
         self._out.flush()
         self._routed.flush()
-
-    def unsent(self) -> int:
-        """Return how many replies the kernel would not take since the last time that this was asked."""
-        count = self._out.unsent + self._routed.unsent
-        self._out.unsent = self._routed.unsent = 0
-        return count
+        refused = self._out.refused + self._routed.refused
+        if refused:
+            self._out.refused.clear()
+            self._routed.refused.clear()
+        return refused
 
     def close(self) -> None:
         """Close both sockets."""

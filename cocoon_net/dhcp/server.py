@@ -9,7 +9,6 @@ import contextlib
 import gc
 import select
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -255,7 +254,7 @@ class Server:
 
     def _hear(self, ports: Ports) -> None:
         if self._crowded:
-            time.sleep(_LINGER)
+            self._clock.sleep(_LINGER)
         try:
             self._crowded = self._exchange.hear(ports, self._conflicts) >= _CROWD
         except NodeTransient as error:

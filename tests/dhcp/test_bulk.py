@@ -30,11 +30,11 @@ def test_a_refused_datagram_is_counted_and_keeps_no_other_back(pair: tuple[socke
     port = hears.getsockname()[1]
     sender, receiver = Sender(sends, 8), Receiver(hears, 8)
     for number, address in enumerate((HOME, EVERYBODY, HOME)):  # no SO_BROADCAST: the kernel says EACCES
-        sender.put(b"%d" % number, bulk.inet(address, port))
+        sender.put(b"%d" % number, bulk.inet(address, port), 10 + number)
     assert receiver.take() == []
     sender.flush()
     assert [data for data, _ in receiver.take()] == [b"0", b"2"]
-    assert sender.unsent == 1
+    assert sender.refused == [11]
 
 
 def test_what_is_full_is_sent_at_once_and_taken_in_order(pair: tuple[socket.socket, socket.socket]) -> None:
@@ -48,17 +48,17 @@ def test_what_is_full_is_sent_at_once_and_taken_in_order(pair: tuple[socket.sock
     assert taken == [sent[:3], sent[3:6], sent[6:8], []]
     sender.flush()
     assert [data for data, _ in receiver.take()] == sent[8:]
-    assert sender.unsent == 0
+    assert sender.refused == []
 
 
 def test_what_no_frame_can_hold_is_not_sent(pair: tuple[socket.socket, socket.socket]) -> None:
     sends, hears = pair
     sender, receiver = Sender(sends, 4), Receiver(hears, 4)
-    sender.put(bytes(LARGEST + 1), bulk.inet(HOME, hears.getsockname()[1]))
+    sender.put(bytes(LARGEST + 1), bulk.inet(HOME, hears.getsockname()[1]), 7)
     sender.put(bytes(LARGEST), bulk.inet(HOME, hears.getsockname()[1]))
     sender.flush()
     assert [len(data) for data, _ in receiver.take()] == [LARGEST]
-    assert sender.unsent == 1
+    assert sender.refused == [7]
 
 
 def test_a_closed_socket_is_an_error_and_not_silence(pair: tuple[socket.socket, socket.socket]) -> None:
