@@ -1,7 +1,7 @@
 """The audits of the service: one every few minutes, never two at once, each in a process of its own.
 
 The process is ``cocoon-net audit --repair --json``: the cloud's SDK, the looks and the repairs are in there and nowhere
-near the DHCP loop. It has a low priority and a deadline; when it crashes, hangs or is killed, that pass is *unknown*,
+near the DHCP loop. It has the processor when nobody else wants it, and a deadline; when it crashes, hangs or is killed, that pass is *unknown*,
 and nothing else happens. What it saw comes back as a ``Pass``, which the service's main thread writes down.
 """
 
@@ -31,10 +31,9 @@ if TYPE_CHECKING:
 DEADLINE = 150.0
 """Seconds for one pass: a cloud that does not answer takes a minute."""
 
-FIRST = 5.0
-"""Seconds from the start of the service to the first pass."""
+FIRST = 30.0
+"""Seconds from the start of the service to the first pass: the guests of a node that boots come first."""
 
-NICE = 10
 AREA = "audit"
 """The area that is unknown when a whole pass failed."""
 
@@ -110,8 +109,8 @@ class Auditor:
                 start_new_session=True,
             )
         child = self._child
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, child.pid, NICE)
+        with contextlib.suppress(OSError):  # sched(7): it gives way at once to whatever else wants the processor
+            os.sched_setscheduler(child.pid, os.SCHED_IDLE, os.sched_param(0))
         try:
             told, said = child.communicate(timeout=self._deadline)
         except subprocess.TimeoutExpired:

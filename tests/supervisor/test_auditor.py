@@ -28,6 +28,13 @@ def test_what_the_process_saw_is_delivered() -> None:
     assert seen[0].looked == {"links", AREA} and not seen[0].unknown
 
 
+def test_the_process_gives_way_to_whatever_else_wants_the_processor() -> None:
+    seen: list[Pass] = []
+    wait = "import os, time; before = time.monotonic()\nwhile os.sched_getscheduler(0) != os.SCHED_IDLE:"
+    auditor(f"{wait}\n    assert time.monotonic() < before + 5\n{WELL}", seen).audit()
+    assert not seen[0].unknown
+
+
 @pytest.mark.parametrize(
     ("code", "why"),
     [
