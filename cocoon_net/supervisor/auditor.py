@@ -1,8 +1,9 @@
 """The audits of the service: one every few minutes, never two at once, each in a process of its own.
 
 The process is ``cocoon-net audit --repair --json``: the cloud's SDK, the looks and the repairs are in there and nowhere
-near the DHCP loop. It has the processor when nobody else wants it, and a deadline; when it crashes, hangs or is killed, that pass is *unknown*,
-and nothing else happens. What it saw comes back as a ``Pass``, which the service's main thread writes down.
+near the DHCP loop. It has the processor when nobody else wants it, and a deadline; when it crashes, hangs or is
+killed, that pass is *unknown*, and nothing else happens. What it saw comes back as a ``Pass``, which the service's main
+thread writes down.
 """
 
 from __future__ import annotations
