@@ -56,11 +56,12 @@ class Desk:
     bus: Bus
     clock: Clock
     say: Say
+    stop: Stop = field(default_factory=Stop)
     _worlds: dict[Spec, World] = field(default_factory=dict)
 
     def world(self, spec: Spec) -> World:
         """Return the world as ``spec`` names it; one for the whole command, so that its calls are counted together."""
-        return self._worlds.setdefault(spec, World(self.site, spec, self.database))
+        return self._worlds.setdefault(spec, World(self.site, spec, self.database, self.stop))
 
 
 @contextmanager
@@ -122,7 +123,7 @@ def carry(desk: Desk, run: Run) -> Run:
             f"{run.id} was begun by cocoon-net {run.version} and has steps unknown to this one: {', '.join(unknown)}",
             hint=f"install that version again, or `cocoon-net run {run.workflow} --abandon`",
         )
-    world, stop = desk.world(run.spec), Stop()
+    world, stop = desk.world(run.spec), desk.stop
     runner = Runner(
         desk.journal, STEPS, world.inventories, clock=desk.clock, bus=desk.bus, meter=world.calls, stop=stop
     )

@@ -18,6 +18,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a service manager, and a terminal that went away."""
 
 
+TICK = 0.1
+"""Seconds after which whoever waits has noticed that we were asked to stop."""
+
+
 class Stop:
     """Whether we were asked to stop, and by what: ``SIGTERM``; empty while nobody asked."""
 

@@ -184,6 +184,19 @@ CREATE TABLE refused_calls (        -- of the counted calls those that were not 
 ) STRICT;
 """
 
+_ANSWERS = """
+CREATE TABLE answers (              -- how the cloud answered this node, whoever asked; runs come and go
+    action TEXT NOT NULL,
+    code TEXT NOT NULL,             -- empty for success
+    count INTEGER NOT NULL,
+    PRIMARY KEY (action, code)
+) STRICT;
+INSERT INTO answers SELECT action, code, sum(count) FROM refused_calls GROUP BY action, code;
+INSERT INTO answers SELECT action, '', sum(count) - coalesce(
+    (SELECT sum(count) FROM refused_calls WHERE refused_calls.action = calls.action), 0
+) FROM calls GROUP BY action;
+"""
+
 _FINDINGS = """
 CREATE TABLE findings (             -- what audits found; one row from when it began until it was over
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -231,6 +244,7 @@ MIGRATIONS: dict[str, Callable[[Database], None]] = {
     "0005_lease_port": _statements(_LEASE_PORT),
     "0006_refused_calls": _statements(_REFUSED_CALLS),
     "0007_findings": _statements(_FINDINGS),
+    "0008_answers": _statements(_ANSWERS),
 }
 
 

@@ -19,6 +19,7 @@ from cocoon_net.records import Instance
 from cocoon_net.site import Site
 from cocoon_net.spec import Spec
 from cocoon_net.steps import NODE, STEPS
+from cocoon_net.stop import Stop
 from cocoon_net.store import open_database
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 class World:
     """The real world of one node: the cloud through its platform, the kernel, the files, the pool."""
 
-    def __init__(self, site: Site, spec: Spec, database: Database) -> None:
+    def __init__(self, site: Site, spec: Spec, database: Database, stop: Stop | None = None) -> None:
+        self._stop = stop
         self._site = site
         self._spec = spec
         self._database = database
@@ -42,7 +44,7 @@ class World:
             "VOLCENGINE_CLI_CONFIG_FILE": self._spec.credentials_file,
         }
         environ = {**os.environ, **{name: value for name, value in named.items() if value}}
-        return connect(self._spec.platform, site, environ)
+        return connect(self._spec.platform, site, environ, stop=self._stop)
 
     @cached_property
     def inventories(self) -> Mapping[str, Inventory]:

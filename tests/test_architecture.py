@@ -37,8 +37,8 @@ HOMES: dict[str, tuple[str, ...]] = {
     "scapy": ("dhcp.probe", "lab"),
     "rich": ("cli.render", "cli.show"),
     "sqlite_utils": (
-        "store", "engine.journal", "engine.operations", "engine.history", "dhcp.book", "recovery", "runs", "world",
-        "audit", "supervisor",
+        "store", "engine.journal", "engine.operations", "engine.history", "engine.answers", "dhcp.book",
+        "recovery", "runs", "world", "audit", "supervisor",
     ),
     "apscheduler": ("supervisor",),
     "click": ("cli",),

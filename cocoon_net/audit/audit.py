@@ -111,7 +111,15 @@ class Audit:
         self._look_at_others()
         notes = self._notes
         seconds = time.monotonic() - began
-        return Pass(at, seconds, frozenset(notes.looked), tuple(notes.sightings), notes.unknown, tuple(notes.repaired))
+        return Pass(
+            at,
+            seconds,
+            frozenset(notes.looked),
+            tuple(notes.sightings),
+            notes.unknown,
+            tuple(notes.repaired),
+            self._world.calls(),
+        )
 
     # The cloud: looked at and reported, never changed
 

@@ -222,6 +222,8 @@ class Pass:
     """Area -> why it could not be looked at."""
     repaired: tuple[str, ...] = ()
     """One line each."""
+    calls: Mapping[tuple[str, str], int] | None = None
+    """(action, code) -> calls of the cloud's API; no code is success."""
 
     @property
     def drift(self) -> bool:
@@ -237,6 +239,7 @@ class Pass:
             "sightings": [sighting.as_json() for sighting in self.sightings],
             "unknown": dict(self.unknown or {}),
             "repaired": list(self.repaired),
+            "calls": [[action, code, count] for (action, code), count in (self.calls or {}).items()],
         }
 
     @classmethod
@@ -249,6 +252,7 @@ class Pass:
             tuple(map(Sighting.from_json, data["sightings"])),
             {str(area): str(why) for area, why in data["unknown"].items()},
             tuple(map(str, data["repaired"])),
+            {(str(action), str(code)): int(count) for action, code, count in data["calls"]},
         )
 
 

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 from cocoon_net.audit.finding import Finding, Pass, Place, Sighting, settle, withdrawn
+from cocoon_net.engine.answers import Answers
 from cocoon_net.engine.journal import Journal
 from cocoon_net.records import AddressSet
 from cocoon_net.store import reading
@@ -40,6 +41,7 @@ class Register:
                 "INSERT INTO audits (at, seconds, unknown, repaired) VALUES (?, ?, ?, ?)",
                 [seen.at.isoformat(), seen.seconds, json.dumps(seen.unknown or {}), json.dumps(seen.repaired)],
             )
+            Answers(self._database).add(seen.calls or {})
             self._database.execute("DELETE FROM audits WHERE id <= (SELECT max(id) FROM audits) - ?", [KEPT])
             self._database.execute(
                 "DELETE FROM findings WHERE resolved <> '' AND id <= (SELECT max(id) FROM findings) - ?", [KEPT]

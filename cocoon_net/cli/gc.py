@@ -98,6 +98,8 @@ def _record(desk: Desk, node: str, found: list[Found], calls: Mapping[tuple[str,
     """Enter into the history what was deleted, what may have been, and what the cloud was asked, by action."""
     from cocoon_net.engine.history import Deed
 
+    with desk.journal.transaction():
+        desk.journal.answers.add(calls)
     told = {outcome: [each.stray.id for each in found if each.outcome == outcome] for outcome in ("deleted", "failed")}
     if any(told.values()):
         counted: Counter[str] = Counter()

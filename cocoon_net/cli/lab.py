@@ -137,6 +137,19 @@ def fault(name: str, base: Path, settings: tuple[str, ...], clear: bool) -> None
         click.echo(f"{knob}={value}")
 
 
+@lab.command("call")
+@_which
+@click.argument("node")
+@click.argument("action")
+@click.argument("params", nargs=-1, metavar="[KEY=VALUE]...")
+def call_(name: str, base: Path, node: str, action: str, params: tuple[str, ...]) -> None:
+    """Call an ACTION of the lab's cloud with NODE's account, as if in the console, and print its result as JSON."""
+    from cocoon_net.lab.console import call, parse_params
+    from cocoon_net.lab.lab import open_lab
+
+    click.echo(json.dumps(call(open_lab(name, base), node, action, parse_params(params)), indent=2))
+
+
 @lab.group()
 def guest() -> None:
     """Guests: namespaces plugged into a node's bridge, with a real DHCP client."""

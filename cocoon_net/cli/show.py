@@ -135,6 +135,7 @@ def _drawn(data: dict[str, Any]) -> RenderableType:
             f"by {data['started_by']} at {data['started_at']}"
         )
     )
+    parts.append(Text(f"next        {data['next']}"))  # before what a small screen cuts off
     table = Table(box=None, pad_edge=False)
     table.add_column("state")
     table.add_column("status")
@@ -157,7 +158,6 @@ def _drawn(data: dict[str, Any]) -> RenderableType:
     if data["refused"]:
         refused = ", ".join(f"{each['action']} {each['code']} {each['count']}" for each in data["refused"])
         parts.append(Text(f"refused     {refused}"))
-    parts.append(Text(f"next        {data['next']}"))
     return Group(*parts)
 
 

@@ -16,7 +16,8 @@ import threading
 from collections.abc import Mapping
 
 from cocoon_net.clock import Clock
-from cocoon_net.errors import SpecError
+from cocoon_net.errors import CloudTransient, SpecError
+from cocoon_net.stop import TICK, Stop
 
 RATE = 10.0
 """Calls per second in the long run. Other clients of this API allow themselves 4 (Terraform, cello), but only reads."""
@@ -71,14 +72,21 @@ class Budget:
     """Admits the calls of one process, from any thread."""
 
     def __init__(
-        self, clock: Clock, *, rate: float = RATE, burst: float = BURST, rng: random.Random | None = None
+        self,
+        clock: Clock,
+        *,
+        rate: float = RATE,
+        burst: float = BURST,
+        rng: random.Random | None = None,
+        stop: Stop | None = None,
     ) -> None:
         self._clock = clock
+        self._stop = stop or Stop()
         self._bucket = Bucket(rate, burst, rng or random.Random())
         self._lock = threading.Lock()
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str], clock: Clock) -> Budget:
+    def from_environment(cls, environ: Mapping[str, str], clock: Clock, stop: Stop | None = None) -> Budget:
         """Read ``COCOON_NET_API_RATE`` (calls per second) and ``COCOON_NET_API_BURST``. Raises SpecError."""
         names = {"COCOON_NET_API_RATE": RATE, "COCOON_NET_API_BURST": BURST}
         problems, values = [], []
@@ -93,17 +101,25 @@ class Budget:
             values.append(value)
         if problems:
             raise SpecError(problems, hint=f"without them: {RATE:g} calls per second, {BURST:g} at once")
-        return cls(clock, rate=values[0], burst=max(1.0, values[1]))
+        return cls(clock, rate=values[0], burst=max(1.0, values[1]), stop=stop)
 
     def admit(self) -> float:
-        """Wait until one call may be made; returns the moment, for ``answered``."""
+        """Wait until one call may be made; returns the moment, for ``answered``.
+
+        Raises CloudTransient when we are asked to stop meanwhile: the call is not made.
+        """
         while True:
             with self._lock:
                 now = self._clock.monotonic()
                 wait = self._bucket.take(now)
             if not wait:
                 return now
-            self._clock.sleep(wait)
+            self._refuse_when_stopped()
+            self._clock.sleep(min(TICK, wait))
+
+    def _refuse_when_stopped(self) -> None:
+        if self._stop.asked:
+            raise CloudTransient(f"not asked: {self._stop.asked} came while the API was not to be asked so often")
 
     def answered(self, sent: float, *, throttled: bool) -> None:
         """Take note of how a call that was admitted at ``sent`` was answered."""

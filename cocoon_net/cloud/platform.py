@@ -15,6 +15,7 @@ from cocoon_net.errors import CloudError, SpecError
 from cocoon_net.records import Instance
 from cocoon_net.site import Site
 from cocoon_net.spec import Spec
+from cocoon_net.stop import Stop
 
 
 class Strays(Protocol):
@@ -88,12 +89,17 @@ def detect(site: Site) -> str:
     return "volcengine"
 
 
-def connect(name: str, site: Site, environ: Mapping[str, str], *, clock: Clock | None = None) -> Platform:
-    """Return the platform called ``name``; nobody is asked anything before it is used. Raises SpecError."""
+def connect(
+    name: str, site: Site, environ: Mapping[str, str], *, clock: Clock | None = None, stop: Stop | None = None
+) -> Platform:
+    """Return the platform called ``name``; nobody is asked anything before it is used. Raises SpecError.
+
+    Once ``stop`` was asked, no call waits for its turn.
+    """
     match name:
         case "volcengine":
             from cocoon_net.cloud.volcengine.platform import Volcengine
 
-            return Volcengine.connect(site, environ, clock=clock or SystemClock())
+            return Volcengine.connect(site, environ, clock=clock or SystemClock(), stop=stop)
         case _:
             raise SpecError(f"--platform: {name!r} has no cloud side in this version; known is: volcengine")

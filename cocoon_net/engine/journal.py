@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from cocoon_net.engine.answers import Answers
 from cocoon_net.engine.history import Deed, History
 from cocoon_net.engine.machine import ABANDONED, DONE, PLANNED
 from cocoon_net.engine.model import Ledger, Origin, Row
@@ -59,6 +60,7 @@ class Journal(Operations):
         """``by`` is who acts, for the history: ``alice, pid 71``; ``guard`` as ``Operations`` takes it."""
         super().__init__(database, guard)
         self.history = History(database, by)
+        self.answers = Answers(database)
 
     def record(self, what: Deed, now: datetime, *, run: Run | None = None, by: str = "", **details: Any) -> None:
         """Enter a deed into the history: who (``by``, else whose journal it is) did what, to which run, with what.
@@ -274,15 +276,8 @@ class Journal(Operations):
         )
         return {(row["action"], row["code"]): int(row["n"]) for row in rows}
 
-    def answers(self) -> dict[tuple[str, str], int]:
-        """Return (action, code) -> how often the cloud answered so, over all runs that are kept; no code is success."""
-        refused = self.refusals()
-        answers = dict(refused)
-        for row in self._db.query("SELECT action, sum(count) AS n FROM calls GROUP BY action"):
-            answers[row["action"], ""] = int(row["n"]) - sum(n for (a, _), n in refused.items() if a == row["action"])
-        return answers
-
     def _count(self, run: str, step: str, calls: Mapping[tuple[str, str], int]) -> None:
+        self.answers.add(calls)
         for (action, code), count in calls.items():
             self._db.execute(
                 "INSERT INTO calls (run, step, action, count) VALUES (?, ?, ?, ?) "

@@ -27,16 +27,13 @@ from cocoon_net.engine.workflow import Plan, Stage, Wish
 from cocoon_net.errors import CloudThrottled, CocoonError, InvariantError, NotSettled, StoreError, WorldError
 from cocoon_net.events import Bus, ChangeApplied, StepEntered, StepSettled, StepWaiting
 from cocoon_net.records import Record
-from cocoon_net.stop import Stop
+from cocoon_net.stop import TICK, Stop
 
 SIDE_BY_SIDE = 8
 """Changes of one step applied at the same time: seven interfaces take as long as one."""
 
 FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.05, 5.0, 1.6
 """Seconds between two looks at a step that is not at rest; the jitter takes up to half of a pause away."""
-
-TICK = 0.1
-"""Seconds after which a waiting run has noticed that it was asked to stop."""
 
 PATIENCE = 10.0
 """Seconds that a change which was answered with success is given to become visible before it is asked for again."""

@@ -72,7 +72,7 @@ class Dashboard:
                 self._life,
                 self._server.snapshot(),
                 self._survey(),
-                journal.answers(),
+                journal.answers.read(),
                 workflow=view.workflow(journal),
                 room=view.room(journal, len(self._pool().addresses)),
                 findings=register.counts(),

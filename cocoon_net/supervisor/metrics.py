@@ -62,7 +62,7 @@ class Readings:
     troubles: Mapping[str, int] = field(default_factory=dict)
     """``commit``, ``route``: what could not be had, so that nothing was promised; ``send``; ``mute`` of a port."""
     api: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """(action, code) -> calls of the cloud's API by this node's runs; no code is success."""
+    """(action, code) -> calls of the cloud's API, whoever made them; no code is success."""
     times: Mapping[str, Times] = field(default_factory=dict)
     """``offer``, ``ack``, ``commit``, ``netlink``."""
 
@@ -148,7 +148,7 @@ class _Collector:
             yield family
 
         calls = CounterMetricFamily(
-            "cocoon_net_api_calls", "Calls of the cloud's API by the runs that are kept.", labels=["action", "code"]
+            "cocoon_net_api_calls", "Calls of the cloud's API by runs, audits and gc.", labels=["action", "code"]
         )
         for (action, code), count in sorted(now.api.items()):
             calls.add_metric([action, code or "ok"], count)

@@ -69,16 +69,11 @@ class Node:
 
     def cloud(self, action: str, **params: Any) -> Any:
         """Call the lab's cloud as an operator with the console would."""
-        script = (
-            "import json, os, sys\n"
-            "from cocoon_net.clock import SystemClock\n"
-            "from cocoon_net.site import Site\n"
-            "from cocoon_net.cloud.platform import connect\n"
-            "platform = connect('volcengine', Site.from_environment(os.environ), os.environ)\n"
-            "action, params = json.loads(sys.argv[1])\n"
-            "print(json.dumps(platform._client.call(action, params)))\n"
-        )
-        return json.loads(self.run(sys.executable, "-c", script, json.dumps([action, params])))
+        words = [f"{key}={json.dumps(value)}" for key, value in params.items()]
+        line = [sys.executable, "-m", "cocoon_net", "lab", "call", "--name", self.name, "node1", action, *words]
+        done = subprocess.run(line, env=self.environment(), capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
     def interfaces(self) -> list[dict[str, Any]]:
         """Return our interfaces as the cloud has them."""

@@ -9,6 +9,7 @@ import pytest
 
 from cocoon_net.audit.finding import AREAS, ENOUGH, Evidence, Kind, Pass, Sighting, Source, withdrawn
 from cocoon_net.audit.register import Register
+from cocoon_net.engine.journal import Journal
 from cocoon_net.store import open_memory
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -115,7 +116,18 @@ def test_an_interface_that_is_gone_takes_its_addresses_along(register: Register,
     assert withdrawn(register.open_findings(), addresses) == {IPv4Address(A)}
 
 
+CALLS = {("DescribeSubnets", ""): 2, ("DescribeSubnets", "FlowLimitExceeded"): 1}
+
+
+def test_the_calls_of_a_pass_are_counted(register: Register) -> None:
+    for _ in range(2):
+        register.record(Pass(NOON, 0.25, frozenset({"links"}), calls=CALLS))
+    assert Journal(register._database).answers.read() == {place: 2 * count for place, count in CALLS.items()}
+
+
 def test_every_kind_has_an_area_and_a_pass_reads_back() -> None:
     assert set(AREAS) == set(Kind) - {Kind.UNKNOWN}
-    seen = Pass(NOON, 0.25, frozenset({"links"}), (down(), gone(CLOUD, STILL)), {"enis": "why"}, ("update cni0",))
+    seen = Pass(
+        NOON, 0.25, frozenset({"links"}), (down(), gone(CLOUD, STILL)), {"enis": "why"}, ("update cni0",), CALLS
+    )
     assert Pass.from_json(seen.as_json()) == seen

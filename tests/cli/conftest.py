@@ -30,9 +30,10 @@ class Node:
     stuck: bool = False
     """Whether an interface will never come to rest: nothing can be torn down any more, the lab goes as a whole."""
 
-    def line(self, *words: str) -> list[str]:
+    def line(self, *words: str, **settings: str) -> list[str]:
         product = [sys.executable, "-m", "cocoon_net"]
-        return [*product, "lab", "exec", "--name", self.name, "node1", "--", *product, *words]
+        around = ["env", *(f"{name}={value}" for name, value in settings.items())]
+        return [*product, "lab", "exec", "--name", self.name, "node1", "--", *around, *product, *words]
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "COCOON_NET_LAB_DIR": str(self.directory)}
@@ -44,10 +45,20 @@ class Node:
         assert "Traceback" not in done.stderr
         return done
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        """Type a command and look at it while it runs."""
+    def start(self, *words: str, **settings: str) -> subprocess.Popen[str]:
+        """Type a command, with settings of its environment, and look at it while it runs."""
         pipe = subprocess.PIPE
-        return subprocess.Popen(self.line(*words), stdout=pipe, stderr=pipe, text=True, env=self.environment())
+        return subprocess.Popen(
+            self.line(*words, **settings), stdout=pipe, stderr=pipe, text=True, env=self.environment()
+        )
+
+    def cloud(self, action: str, **params: Any) -> Any:
+        """Call the lab's cloud as an operator with the console would."""
+        words = [f"{key}={json.dumps(value)}" for key, value in params.items()]
+        line = [sys.executable, "-m", "cocoon_net", "lab", "call", "--name", self.name, "node1", action, *words]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60, env=self.environment())
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
     def asked(self, *words: str) -> Any:
         """Type a command that answers in JSON."""

@@ -120,6 +120,8 @@ def test_garbage_is_shown_then_deleted_and_entered_into_the_history(node: Node) 
     assert entry.details == {"node": "pool", "interfaces": [garbage], "calls": calls}
     assert calls["DeleteNetworkInterface"] == calls["DescribeNetworkInterfaceAttributes"] == 1
     assert calls["DescribeNetworkInterfaces"] >= 1 and calls["DescribeSubnets"] == 1
+    with runs.glance(node.site, "a look", bus=Bus(), say=lambda line: None) as desk:
+        assert desk.journal.answers.read()["DeleteNetworkInterface", ""] == 1, "counted though no run made it"
 
 
 def test_what_was_deleted_before_the_cloud_fell_ill_is_in_the_history_too(node: Node) -> None:

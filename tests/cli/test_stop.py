@@ -86,3 +86,15 @@ def test_while_it_waits_it_stops_at_once_and_says_for_what(node: Any, spec: tupl
     assert "stopped by SIGINT in 'attach', which waits for eni-" in said
     assert "to attach" in said
     assert node.query("SELECT 1 FROM operations WHERE outcome = 'pending'") == []
+
+
+def test_while_it_may_not_ask_it_stops_at_once(node: Any, spec: tuple[str, ...], eventually: Any) -> None:
+    process = node.start("init", *spec, COCOON_NET_API_RATE="0.05", COCOON_NET_API_BURST="14")
+    eventually(lambda: node.query("SELECT 1 FROM visits"), 60)
+    time.sleep(1.0)  # the calls that it may make at once are used up; the next one has a turn in twenty seconds
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert time.monotonic() - began < 3
+    assert process.returncode == 75, said
+    assert "stopped by SIGTERM" in said

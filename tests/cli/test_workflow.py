@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import select
 import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
-
-
-def stop_in_enis(node: Any, spec: tuple[str, ...], eventually: Any) -> None:
-    """Have an init killed while its interfaces are being made: nobody was told what became of them."""
-    node.fault(api_latency="0.8")
-    process = node.start("init", *spec)
-    eventually(lambda: node.query("SELECT 1 FROM operations WHERE step = 'enis' AND outcome = 'pending'"), 60)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=30)
-    node.fault(api_latency="")
 
 
 def test_where_nothing_ever_ran_it_says_so(node: Any) -> None:
@@ -47,6 +46,57 @@ def test_a_run_is_watched_by_another_process_until_it_ends(node: Any, spec: tupl
         assert all(one != other for one, other in pairwise(told)), "a line per change"
 
 
+def test_on_a_terminal_it_is_redrawn_and_ctrl_c_ends_only_the_watching(
+    node: Any, spec: tuple[str, ...], eventually: Any
+) -> None:
+    node.fault(**{"fail.AttachNetworkInterface": "InternalError@500"})
+    process = node.start("init", *spec)
+    eventually(lambda: node.query("SELECT 1 FROM visits WHERE step = 'attach' AND looks > 2"), 60)
+    screen, line = os.openpty()
+    fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    watching = subprocess.Popen(
+        [sys.executable, "-c", TERMINAL, *node.line("workflow", "show", "--watch")],
+        stdin=line, stdout=line, stderr=line, env=node.environment(), start_new_session=True,
+    )  # fmt: skip
+    os.close(line)
+    seen = read_until(screen, lambda text: text.count("to come") > 20)
+    assert "\x1b[?25l" in seen and "\x1b[1A" in seen, "redrawn in place, without a cursor"
+    os.write(screen, b"\x03")
+    seen += read_until(screen, lambda text: False)
+    assert watching.wait(10) == 0
+    os.close(screen)
+    assert "Traceback" not in seen
+    assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l"), "the cursor is back"
+    assert process.poll() is None, "who acts was not disturbed"
+    node.fault(**{"fail.AttachNetworkInterface": ""})
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+def read_until(screen: int, enough: Callable[[str], bool], seconds: float = 20.0) -> str:
+    """Read what a terminal shows until it is enough, or until nobody writes to it any more."""
+    until, seen = time.monotonic() + seconds, b""
+    while not enough(seen.decode(errors="replace")):
+        assert time.monotonic() < until, seen
+        if not select.select([screen], [], [], 0.2)[0]:
+            continue
+        try:
+            got = os.read(screen, 65536)
+        except OSError:  # EIO: the last one has closed it
+            break
+        if not got:
+            break
+        seen += got
+    return seen.decode(errors="replace")
+
+
 def test_steps_tell_the_next_look_while_a_run_waits(node: Any, spec: tuple[str, ...], eventually: Any) -> None:
     node.fault(**{"fail.AttachNetworkInterface": "InternalError@500"})
     process = node.start("init", *spec)
@@ -66,31 +116,6 @@ def test_steps_tell_the_next_look_while_a_run_waits(node: Any, spec: tuple[str, 
     assert "resuming init-" in node("workflow", "retry").stderr
     deeds = [(row["what"], row["by"].split(",")[0]) for row in node.asked("workflow", "history")]
     assert deeds == [("started", "root"), ("retried", "root"), ("done", "root")]
-
-
-def test_an_interface_of_which_nobody_was_told_can_be_named(node: Any, spec: tuple[str, ...], eventually: Any) -> None:
-    stop_in_enis(node, spec, eventually)
-    rows = {row["key"]: row for row in node.asked("workflow", "pending")}
-    assert sorted(rows) == ["eni-1", "eni-2"]
-    operation = str(rows["eni-1"]["op"])
-    assert f"cocoon-net workflow resolve {operation} --adopt ID" in rows["eni-1"]["type"]
-    assert f"operation {operation}: create eni-1 (enis), pending" in node("workflow", "pending").stdout
-
-    marks = {"cocoon-net:product": "cocoon-net", "cocoon-net:node": "other"}
-    other = node.admin.plant_interface(name="other", tags=marks)[0]
-    ours = node.admin.plant_interface(subnet="172.20.100.0/24", name="by-hand")[0]
-    for wrong, why in (("eni-nowhere", "does not exist"), (other, "another node's mark")):
-        refused = node("workflow", "resolve", operation, "--adopt", wrong, code=78)
-        assert why in refused.stderr
-    assert {row["key"] for row in node.asked("workflow", "pending")} == {"eni-1", "eni-2"}
-    assert f"eni-1 is {ours}" in node("workflow", "resolve", operation, "--adopt", ours).stderr
-    node("workflow", "retry")
-    shown = {state["state"]: state for state in node.asked("workflow", "show")["states"]}
-    assert shown["enis"]["looks_after"]["eni-1"] == {"origin": "created", "id": ours}
-    node("teardown")
-    left = [row["id"] for row in node.admin.state()["interfaces"]]
-    assert ours not in left, "it counts as made by us"
-    assert other in left
 
 
 @pytest.mark.parametrize("step", ["subnet", "enis", "attach"])

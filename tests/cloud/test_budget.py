@@ -15,7 +15,8 @@ from cocoon_net.cloud.budget import BURST, RATE, SLOWEST, Bucket, Budget
 from cocoon_net.cloud.volcengine.client import Client
 from cocoon_net.cloud.volcengine.credentials import Credentials, CredentialSource
 from cocoon_net.cloud.volcengine.metadata import Metadata
-from cocoon_net.errors import CloudThrottled, SpecError
+from cocoon_net.errors import CloudThrottled, CloudTransient, SpecError
+from cocoon_net.stop import Stop
 
 REFUSED = {"ResponseMetadata": {"RequestId": "r", "Error": {"Code": "AccountFlowLimitExceeded", "Message": "Slow."}}}
 GOOD = {"ResponseMetadata": {}, "Result": {"RequestId": "r"}}
@@ -83,6 +84,16 @@ def test_no_number_of_refusals_stops_a_process() -> None:
         bucket.throttled(now, now + 0.5)
     assert bucket.rate == SLOWEST
     assert bucket.take(1000.0) <= 1 / SLOWEST
+
+
+def test_asked_to_stop_nobody_waits_for_his_turn(clock: ManualClock) -> None:
+    stop = Stop()
+    budget = Budget(clock, rate=0.5, burst=1, stop=stop)
+    budget.admit()
+    stop.asked = "SIGTERM"
+    with pytest.raises(CloudTransient, match="not asked: SIGTERM"):
+        budget.admit()
+    assert clock.monotonic() < 1, "half a minute at one call in two seconds"
 
 
 def test_threads_share_it(clock: ManualClock) -> None:

@@ -18,7 +18,8 @@ from cocoon_net.engine.journal import Journal
     "statement",
     [
         "UPDATE run_history SET by = 'nobody'",
-        "DELETE FROM run_history",
+        "DELETE FROM run_history WHERE run <> ''",
+        "DELETE FROM run_history WHERE run = ''",
         "INSERT OR REPLACE INTO run_history SELECT id, at, what, 'nobody', version, run, workflow, lineage, details "
         "FROM run_history",
     ],
@@ -26,6 +27,7 @@ from cocoon_net.engine.journal import Journal
 def test_an_entry_is_neither_changed_nor_deleted(bench: Any, statement: str) -> None:
     bench.start()
     journal = bench.journal()
+    journal.record(Deed.COLLECTED, bench.clock.now(), node="pool")  # of no run, and so of no lineage
     before = journal.history.entries()
     with pytest.raises(sqlite3.IntegrityError, match="the history"):
         journal._db.execute(statement)
@@ -65,6 +67,22 @@ def test_old_ended_runs_are_forgotten_but_never_the_open_lineage_or_the_newest_o
         assert {row["run"] for row in journal._db.query(f"SELECT run FROM {table}")} <= set(kept)
     forgotten = [run for entry in journal.history.entries() for run in entry.details.get("runs", [])]
     assert forgotten == past[:-1]
+
+
+def test_what_the_cloud_was_asked_is_counted_on_when_its_run_is_forgotten(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "RUNS_KEPT", 0)
+    journal = bench.journal()
+    first = bench.init()
+    with journal.transaction():
+        journal._count(first.id, "tools", {("CreateSubnet", ""): 2, ("CreateSubnet", "FlowLimitExceeded"): 1})
+    before = journal.answers.read()
+    assert before == {("CreateSubnet", ""): 2, ("CreateSubnet", "FlowLimitExceeded"): 1}
+    bench.teardown()
+    bench.init(), bench.teardown()
+    assert first.id not in {run.id for run in bench.journal().runs()}
+    assert journal.answers.read() == before
 
 
 def test_the_history_is_pruned_only_beyond_its_newest_entries_and_the_open_lineage(bench: Any) -> None:

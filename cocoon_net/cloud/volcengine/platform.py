@@ -22,6 +22,7 @@ from cocoon_net.engine.model import Inventory
 from cocoon_net.records import Instance
 from cocoon_net.site import Site
 from cocoon_net.spec import Spec
+from cocoon_net.stop import Stop
 
 
 class Volcengine:
@@ -36,12 +37,18 @@ class Volcengine:
 
     @classmethod
     def connect(
-        cls, site: Site, environ: Mapping[str, str], *, clock: Clock, credentials: Credentials | None = None
+        cls,
+        site: Site,
+        environ: Mapping[str, str],
+        *,
+        clock: Clock,
+        credentials: Credentials | None = None,
+        stop: Stop | None = None,
     ) -> Volcengine:
         """Put the parts together; nobody is asked anything before the first use."""
         metadata = Metadata(site.metadata_url)
         source = CredentialSource(environ, metadata, clock, explicit=credentials)
-        budget = Budget.from_environment(environ, clock)
+        budget = Budget.from_environment(environ, clock, stop)
         return cls(Client(source, budget=budget, endpoint=site.endpoint), metadata, clock)
 
     def describe(self, spec: Spec) -> Instance:

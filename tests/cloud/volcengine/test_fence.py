@@ -248,7 +248,7 @@ def test_what_the_cloud_refused_is_counted_by_its_code(machine: Machine) -> None
         (run,) = desk.journal.runs()
         assert desk.journal.refusals(run.id) == {("CreateSubnet", "FlowLimitExceeded"): 2}
         assert desk.journal.calls(run.id)["CreateSubnet"] == 3
-        answers = desk.journal.answers()
+        answers = desk.journal.answers.read()
     assert answers["CreateSubnet", ""] == 1
     assert answers["CreateSubnet", "FlowLimitExceeded"] == 2
 
