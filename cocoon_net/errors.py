@@ -11,7 +11,7 @@
     │  │  ├─ CloudQuota           73 CANTCREAT    a limit of the account, the instance or the subnet
     │  │  ├─ CloudGone            69 UNAVAILABLE  the object asked for does not exist
     │  │  └─ CloudTransient       75 TEMPFAIL     retryable
-    │  │     └─ CloudThrottled                    asked too often
+    │  │     └─ CloudThrottled, CloudNotAsked     asked too often; not even asked, for we are to stop
     │  └─ NodeError               71 OSERR
     │     └─ NodeTransient        75 TEMPFAIL     retryable
     ├─ StoreError                 74 IOERR        the database or a state file cannot be read or written
@@ -115,6 +115,10 @@ class CloudTransient(CloudError):
 
 class CloudThrottled(CloudTransient):
     """The cloud refused a call only because it comes too often; it was not carried out."""
+
+
+class CloudNotAsked(CloudTransient):
+    """We were asked to stop before a call's turn came: it was not made."""
 
 
 class NodeError(WorldError):

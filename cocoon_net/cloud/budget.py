@@ -16,7 +16,7 @@ import threading
 from collections.abc import Mapping
 
 from cocoon_net.clock import Clock
-from cocoon_net.errors import CloudTransient, SpecError
+from cocoon_net.errors import CloudNotAsked, SpecError
 from cocoon_net.stop import TICK, Stop
 
 RATE = 10.0
@@ -106,7 +106,7 @@ class Budget:
     def admit(self) -> float:
         """Wait until one call may be made; returns the moment, for ``answered``.
 
-        Raises CloudTransient when we are asked to stop meanwhile: the call is not made.
+        Raises CloudNotAsked when we are asked to stop meanwhile: the call is not made.
         """
         while True:
             with self._lock:
@@ -119,7 +119,7 @@ class Budget:
 
     def _refuse_when_stopped(self) -> None:
         if self._stop.asked:
-            raise CloudTransient(f"not asked: {self._stop.asked} came while the API was not to be asked so often")
+            raise CloudNotAsked(f"not asked: {self._stop.asked} came while the API was not to be asked so often")
 
     def answered(self, sent: float, *, throttled: bool) -> None:
         """Take note of how a call that was admitted at ``sent`` was answered."""

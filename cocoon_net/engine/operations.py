@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from cocoon_net.engine.model import Change, Origin, Undertaken, Verb
-from cocoon_net.errors import CocoonError, InvariantError, WorldError
+from cocoon_net.errors import CloudNotAsked, CocoonError, InvariantError, WorldError
 from cocoon_net.records import Record, decode, encode
 from cocoon_net.store import reading, trouble
 
@@ -238,8 +238,8 @@ def verdict(error: BaseException | None) -> str:
     match error:
         case None:
             return "done"
-        case NotBegun():
-            return "not begun"
+        case NotBegun() | CloudNotAsked():
+            return "not begun"  # an apply is one side effect: what came before its call was a look
         case InvariantError():
             return "unknown"  # a bug can strike before the act and after it
         case CocoonError():

@@ -19,9 +19,12 @@ from cocoon_net.cloud.garbage import LookedAfter
 from cocoon_net.cloud.volcengine.eni import Eni
 from cocoon_net.cloud.volcengine.fence import garbage_refusal
 from cocoon_net.cloud.volcengine.strays import Strays, _age
+from cocoon_net.engine.journal import Journal
+from cocoon_net.errors import CloudError, InvariantError
 from cocoon_net.events import Bus
 from cocoon_net.lab.cloud import Cloud
 from cocoon_net.lab.fleet import write_workflows
+from cocoon_net.locks import locked
 from cocoon_net.site import Site
 from cocoon_net.spec import parse
 
@@ -158,7 +161,6 @@ def test_what_is_not_garbage_stays(node: Node) -> None:
 
 def test_what_a_run_that_was_killed_may_have_made_is_no_garbage(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reply was lost and the process died: only key and lineage of its tags say that it is expected."""
-    from cocoon_net.engine.journal import Journal
 
     class Killed(BaseException):
         pass
@@ -214,6 +216,76 @@ def test_one_that_is_taken_up_between_look_and_act_stays(node: Node, monkeypatch
     code, said = node.gc("--node-name", "pool")
     assert code == 0
     assert "stays: it is InUse at" in said
+    assert garbage in node.there()
+
+
+def test_one_that_somebody_deletes_meanwhile_is_no_trouble(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.plant(tags=OURS)
+    listed = Strays.interfaces
+
+    def then_delete(self: Strays) -> Iterator[Any]:
+        for stray in listed(self):
+            self._client.call("DeleteNetworkInterface", {"NetworkInterfaceId": stray.id})
+            yield stray
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Strays, "interfaces", then_delete)
+        assert node.gc("--node-name", "pool")[0] == 0, "gone before it was read anew"
+    node.plant(tags=OURS)
+    node.cloud.admin.set_faults({"fail.DeleteNetworkInterface": "InvalidEni.NotFound@404"})
+    assert node.gc("--node-name", "pool")[0] == 0, "gone after that"
+
+
+def test_what_the_ledger_knows_stays_though_somebody_detached_it_long_ago(node: Node) -> None:
+    node.init()
+    ours = sorted(node.there() - {row["id"] for row in node.cloud.admin.state()["interfaces"] if not row["tags"]})
+    node.clock.behind = timedelta(minutes=8)
+    with runs.at(node.site, "a hand", bus=Bus(), say=lambda line: None) as desk:
+        platform: Any = desk.world(desk.journal.runs()[0].spec).platform
+        client = platform.inventories()["enis"]._client
+        client.call(
+            "DetachNetworkInterface", {"InstanceId": node.cloud.instance_id("node1"), "NetworkInterfaceId": ours[0]}
+        )
+    node.clock.behind = timedelta()
+    code, said = node.gc()
+    assert code == 0, said
+    assert set(ours) <= node.there(), said
+
+
+def test_a_subnet_that_somebody_looks_after_is_not_reported(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known to the ledger; made by a call whose answer was lost; not empty."""
+    node.cloud.admin.set_faults({"fail.CreateNetworkInterface": "InvalidParameter@400"})
+    with pytest.raises(CloudError):
+        node.init()
+    assert NET not in node.gc()[1], "the ledger knows it"
+    with runs.at(node.site, "teardown", bus=Bus(), say=lambda line: None) as desk:
+        runs.carry(desk, runs.begin_teardown(desk))
+
+    def die(*args: Any, **more: Any) -> None:
+        raise KeyError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "conclude", die)
+        with pytest.raises(InvariantError):
+            node.init()
+    assert NET in {row["cidr"] for row in node.cloud.admin.state()["subnets"]}
+    assert NET not in node.gc()[1], "an unfinished run may have made it"
+    other = "172.20.101.0/24"
+    node.cloud.admin.plant_subnet(other, tags={**OURS, "cocoon-net:key": "subnet"})
+    node.plant(subnet=other)
+    assert other not in node.gc()[1], "somebody lives there"
+
+
+@pytest.mark.parametrize("provisioned", [True, False], ids=["with a database", "without one"])
+def test_it_waits_for_nobody_who_acts(node: Node, provisioned: bool) -> None:
+    if provisioned:
+        node.init()
+    garbage = node.plant(tags=OURS)
+    with locked(node.site.run_lock, what="x", owner="init"):
+        code, said = node.gc("--node-name", "pool")
+        assert code == 75
+        assert "gc cannot start: init (pid" in said
+        assert node.gc("--node-name", "pool", "--dry-run")[0] == 1, "a look needs no lock"
     assert garbage in node.there()
 
 

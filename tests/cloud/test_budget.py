@@ -15,7 +15,7 @@ from cocoon_net.cloud.budget import BURST, RATE, SLOWEST, Bucket, Budget
 from cocoon_net.cloud.volcengine.client import Client
 from cocoon_net.cloud.volcengine.credentials import Credentials, CredentialSource
 from cocoon_net.cloud.volcengine.metadata import Metadata
-from cocoon_net.errors import CloudThrottled, CloudTransient, SpecError
+from cocoon_net.errors import CloudNotAsked, CloudThrottled, SpecError
 from cocoon_net.stop import Stop
 
 REFUSED = {"ResponseMetadata": {"RequestId": "r", "Error": {"Code": "AccountFlowLimitExceeded", "Message": "Slow."}}}
@@ -91,7 +91,7 @@ def test_asked_to_stop_nobody_waits_for_his_turn(clock: ManualClock) -> None:
     budget = Budget(clock, rate=0.5, burst=1, stop=stop)
     budget.admit()
     stop.asked = "SIGTERM"
-    with pytest.raises(CloudTransient, match="not asked: SIGTERM"):
+    with pytest.raises(CloudNotAsked, match="not asked: SIGTERM"):
         budget.admit()
     assert clock.monotonic() < 1, "half a minute at one call in two seconds"
 

@@ -9,8 +9,9 @@ import pytest
 from cocoon_net.engine import runner
 from cocoon_net.engine.journal import Journal
 from cocoon_net.engine.model import Change, Origin
-from cocoon_net.errors import InvariantError, NotSettled, Refused, StoreError
+from cocoon_net.errors import CloudNotAsked, InvariantError, NotSettled, Refused, StoreError
 from cocoon_net.events import ChangeApplied
+from cocoon_net.pending import pending
 from cocoon_net.records import Sysctl
 
 
@@ -100,6 +101,21 @@ def test_asked_to_stop_it_finishes_the_call_begins_nothing_new_and_parks(
     assert bench.journal().run(run.id).reason["message"].startswith("stopped by SIGTERM")
     bench.stop.asked, bench.tools.before_apply = "", lambda change: None
     assert bench.carry(run).state == "done"
+
+
+def test_a_call_whose_turn_never_came_was_not_begun(bench: Any) -> None:
+    """Asked to stop while it waits until the API may be asked: nothing of it is in doubt afterwards."""
+
+    def wait(change: Change) -> None:
+        bench.stop.asked = "SIGTERM"
+        raise CloudNotAsked("not asked: SIGTERM came while the API was not to be asked so often")
+
+    bench.tools.before_apply = wait
+    run = bench.start()
+    with pytest.raises(NotSettled, match="stopped by SIGTERM in 'tools'"):
+        bench.carry(run)
+    assert set(outcomes(bench, run).values()) == {"not begun"}
+    assert pending(bench.journal()) == []
 
 
 def test_a_teardown_does_not_wait_for_what_was_never_begun(bench: Any) -> None:
