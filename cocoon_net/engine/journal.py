@@ -262,6 +262,12 @@ class Journal(Operations):
         """Return step -> its visit's columns."""
         return {row["step"]: row for row in self._db.query("SELECT * FROM visits WHERE run = ?", [run])}
 
+    @reading("the steps of a run")
+    def skipped(self, run: str) -> frozenset[str]:
+        """Return the steps of a run that the operator went past."""
+        rows = self._db.query("SELECT step FROM visits WHERE run = ? AND skipped <> ''", [run])
+        return frozenset(row["step"] for row in rows)
+
     @reading("the calls of a run")
     def calls(self, run: str) -> dict[str, int]:
         """Return action -> how often the run asked the cloud for it."""

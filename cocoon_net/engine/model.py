@@ -134,6 +134,8 @@ class Context:
     now: datetime
     open: Sequence[Undertaken] = ()
     """What was undertaken and has not come to rest, oldest first: what a crash may have left half-known."""
+    skipped: frozenset[str] = frozenset()
+    """The steps of this run that the operator went past: what they were to make may never come."""
 
     def undertaken(self, step: str, key: str) -> Iterator[Undertaken]:
         """Return what is open at one key."""

@@ -364,7 +364,8 @@ class Runner:
 
     def _context(self, run: Run) -> Context:
         ledger, undertaken = self._journal.ledger(), self._journal.open(run.lineage)
-        return Context(run.spec, run.instance, ledger, run.lineage, self._clock.now(), undertaken)
+        skipped = self._journal.skipped(run.id)
+        return Context(run.spec, run.instance, ledger, run.lineage, self._clock.now(), undertaken, skipped)
 
 
 def _at_rest(seen: Seen) -> dict[str, Record]:

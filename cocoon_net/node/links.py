@@ -53,7 +53,7 @@ class Links:
         match (change.verb, link):
             case (Verb.DELETE, None):
                 return {}
-            case (_, None) if any(cx.undertaken("attach", change.key)):
+            case (_, None) if "attach" in cx.skipped:
                 raise Unsupported(
                     f"{_missing(change.key, mac, present)}, since attaching it has not come to rest",
                     hint="`cocoon-net workflow steps` shows that attach was skipped; `cocoon-net workflow abandon` and "

@@ -30,8 +30,12 @@ DEFAULT_MTU = 1500
 
 
 def links(cx: Context, seen: Mapping[str, Record]) -> Wanted:
-    """Want the link of every interface up; it needs no address, the VPC delivers to its MAC."""
-    return dict.fromkeys(cx.records("attach"), Link(up=True))
+    """Want the link of every interface up; it needs no address, the VPC delivers to its MAC.
+
+    Where attaching was skipped, too: without a link, an interface's addresses would be leased and reach nobody.
+    """
+    keys = {*cx.records("attach"), *(cx.records("enis") if "attach" in cx.skipped else ())}
+    return dict.fromkeys(sorted(keys, key=natural), Link(up=True))
 
 
 def bridge(cx: Context, seen: Mapping[str, Record]) -> Wanted:

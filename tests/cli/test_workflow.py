@@ -140,6 +140,27 @@ def test_what_cannot_work_without_a_skipped_step_says_so(node: Any, spec: tuple[
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("provisioned", [True, False], ids=["that was attached before", "that never was"])
+def test_a_link_is_not_waited_for_where_attaching_was_skipped_before_it_began(
+    node: Any, spec: tuple[str, ...], provisioned: bool
+) -> None:
+    """Nothing was undertaken, so only the skipping tells that the link of the interface will not come."""
+    if provisioned:
+        node("init", *spec)
+        one = min((row for row in node.admin.state()["interfaces"] if row["id"] in node.ours()), key=lambda r: r["id"])
+        node.cloud("DetachNetworkInterface", NetworkInterfaceId=one["id"], InstanceId=one["instance_id"])
+    node.fault(**{"fail.DescribeSecurityGroupAttributes": "InvalidParameter@400"})
+    node("init", *spec, code=69)
+    for step in ("ingress", "attach"):
+        node("workflow", "skip", step, "--why", "the vendor looks at it")
+    node.fault(**{"fail.DescribeSecurityGroupAttributes": ""})
+    refused = node("workflow", "retry", code=73)
+    assert "has not appeared, since attaching it has not come to rest" in refused.stderr
+    assert node.asked("workflow", "show")["state"] == "links"
+    node("workflow", "abandon")
+    node("init", *spec)
+
+
 def test_the_last_resort_of_a_run_is_to_be_skipped_through(node: Any, spec: tuple[str, ...]) -> None:
     """Every step skipped in turn: each state is left by the table, nothing is a bug, and the run ends."""
     node.fault(**{"fail.CreateSubnet": "InvalidParameter@400"})

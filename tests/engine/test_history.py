@@ -69,6 +69,12 @@ def test_old_ended_runs_are_forgotten_but_never_the_open_lineage_or_the_newest_o
     assert forgotten == past[:-1]
 
 
+def test_of_lineages_that_have_ended_the_newest_runs_stay(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "RUNS_KEPT", 5)
+    past = [run.id for _ in range(4) for run in (bench.init(), bench.teardown())]
+    assert [run.id for run in bench.journal().runs()][::-1] == past[-5:]
+
+
 def test_what_the_cloud_was_asked_is_counted_on_when_its_run_is_forgotten(
     bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

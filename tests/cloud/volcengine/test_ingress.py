@@ -104,6 +104,9 @@ def test_the_operator_s_rule_is_never_removed(node):
     with pytest.raises(CloudError, match="carries no mark"):
         node.apply(claim)
     assert str(VPC) in {rule["cidr"] for rule in rules(node)}
+    node.ledger["ingress", key(node)] = Row("ingress", key(node), Origin.FOUND, IngressRule(group(node), VPC))
+    with pytest.raises(CloudError, match="carries no mark"):
+        node.apply(claim)
     # ... but one that the ledger says we wrote, and that only lost its description, is.
     node.ledger["ingress", key(node)] = Row("ingress", key(node), Origin.CREATED, IngressRule(group(node), VPC))
     node.apply(claim)

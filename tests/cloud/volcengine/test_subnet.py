@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Network
 
 import pytest
@@ -79,6 +80,23 @@ def test_one_without_marks_goes_if_the_ledger_says_that_we_made_it(node_of):
     node.ledger["subnet", "subnet"] = Row("subnet", "subnet", Origin.CREATED, found)
     node.apply(Change("subnet", "subnet", Verb.DELETE, None, found))
     assert all(each["id"] != there for each in node.cloud.admin.state()["subnets"])
+
+
+def test_another_one_of_that_block_than_we_made_stays(node_of):
+    node = node_of()
+    node.cloud.admin.plant_subnet("172.20.100.0/24")
+    found = node.reach("subnet", wanted(node))["subnet"]
+    node.ledger["subnet", "subnet"] = Row("subnet", "subnet", Origin.CREATED, replace(found, id="subnet-gone"))
+    with pytest.raises(CloudError, match="not ours to delete: it carries no mark"):
+        node.apply(Change("subnet", "subnet", Verb.DELETE, None, found))
+
+
+def test_one_that_was_adopted_stays_whatever_marks_it_has(node_of):
+    node = node_of()
+    made = node.reach("subnet", wanted(node))["subnet"]
+    node.ledger["subnet", "subnet"] = Row("subnet", "subnet", Origin.ADOPTED, made)
+    with pytest.raises(CloudError, match="not ours to delete: it was adopted"):
+        node.apply(Change("subnet", "subnet", Verb.DELETE, None, made))
 
 
 def test_one_of_another_node_is_seen_as_such_and_never_deleted(node_of):
