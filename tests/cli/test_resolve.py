@@ -17,14 +17,30 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 NET = "172.20.100.0/24"
 
 
-def stop_in_enis(node: Any, spec: tuple[str, ...], eventually: Any, **settings: str) -> None:
+def stop_in_enis(node: Any, spec: tuple[str, ...], eventually: Any) -> None:
     """Have an init killed while its interfaces are being made: nobody was told what became of them."""
     node.fault(api_latency="0.8")
-    process = node.start("init", *spec, **settings)
+    process = node.start("init", *spec)
     eventually(lambda: node.query("SELECT 1 FROM operations WHERE step = 'enis' AND outcome = 'pending'"), 60)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
     node.fault(api_latency="")
+
+
+def stop_after_enis(node: Any, spec: tuple[str, ...], eventually: Any, **settings: str) -> set[str]:
+    """Have an init killed when its interfaces are made and no answer has come; returns them."""
+
+    def interfaces() -> set[str]:
+        return {row["id"] for row in node.admin.state()["interfaces"]}
+
+    before = interfaces()
+    node.fault(lose="CreateNetworkInterface*2", lose_hang="20")
+    process = node.start("init", *spec, **settings)
+    eventually(lambda: len(interfaces() - before) == 2, 60)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=30)
+    node.fault(lose="", lose_hang="")
+    return interfaces() - before
 
 
 def stop_in_subnet(node: Any, spec: tuple[str, ...], eventually: Any) -> str:
@@ -79,21 +95,20 @@ def test_what_somebody_deleted_before_we_saw_it_is_asked_for_under_another_token
 ) -> None:
     """The cloud remembers the token: it answers with what it made, and that is gone. No look gets past that."""
     before = {row["id"] for row in node.admin.state()["interfaces"]}
-    stop_in_enis(node, spec, eventually, COCOON_NET_WORKFLOW_DIR=str(impatient(tmp_path)))
-    made = eventually(lambda: {row["id"] for row in node.admin.state()["interfaces"]} - before)
+    made = stop_after_enis(node, spec, eventually, COCOON_NET_WORKFLOW_DIR=str(impatient(tmp_path)))
     for one in made:
         node.cloud("DeleteNetworkInterface", NetworkInterfaceId=one)
     parked = node("workflow", "retry", code=75)
     assert "workflow pending" in parked.stderr
     rows = node.asked("workflow", "pending")
-    assert {row["key"] for row in rows} <= {"eni-1", "eni-2"}
+    assert [row["key"] for row in rows] == ["eni-1", "eni-2"]
     for row in rows:
         node("workflow", "resolve", str(row["op"]), "--retry")
     node("workflow", "retry")
     now = {row["id"] for row in node.admin.state()["interfaces"]} - before
     assert len(now) == 2 and not now & made
     how = [row["details"]["how"] for row in node.asked("workflow", "history") if row["what"] == "resolved"]
-    assert how == ["retry"] * len(rows)
+    assert how == ["retry"] * 2
 
 
 def test_an_interface_of_which_nobody_was_told_can_be_named(node: Any, spec: tuple[str, ...], eventually: Any) -> None:
