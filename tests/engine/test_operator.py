@@ -101,6 +101,19 @@ def test_an_unknown_outcome_is_listed_once_however_often_it_was_asked(bench: Any
     assert pending.pending(bench.journal()) == [], "the next look told"
 
 
+def test_what_the_newest_run_left_open_comes_first(bench: Any, desk: Any) -> None:
+    bench.lamps.before_apply = lose
+    first = bench.start()
+    with pytest.raises(NotSettled):
+        bench.carry(first)
+    runs.abandon(desk, first)
+    del bench.tools.things["tool-1"]
+    second = parked(bench, "before_apply", lose, NotSettled)
+    assert [(row["run"], row["key"]) for row in pending.pending(bench.journal())] == [
+        (second.id, "tool-1"), (first.id, "lamp"),
+    ]  # fmt: skip
+
+
 def test_a_remembered_token_whose_thing_is_gone_is_left_behind_by_retry(bench: Any, desk: Any) -> None:
     """The cloud answers the old token with success, and nothing appears: no look gets past that by itself."""
     run = bench.start()
@@ -111,6 +124,7 @@ def test_a_remembered_token_whose_thing_is_gone_is_left_behind_by_retry(bench: A
         bench.carry(run)
     for row in pending.pending(bench.journal()):
         assert "new wish" in pending.wish_anew(desk, row["op"])
+    assert pending.pending(bench.journal()) == [], "the operator has spoken"
     bench.tools.tokens = {token: "old" for _, _, token in bench.tools.applied}
     assert bench.carry(run).state == "done"
     assert len(bench.tools.things) == 3
@@ -136,6 +150,17 @@ def test_what_is_forgotten_is_not_taken_for_ours_when_somebody_makes_it(bench: A
     bench.carry(run)
     bench.teardown()
     assert bench.tools.things == {"tool-2": Sysctl("tool-2", "1")}
+
+
+def test_of_a_thing_that_was_there_before_us_the_ledger_keeps_how_it_was(bench: Any, desk: Any) -> None:
+    bench.tools.things["tool-2"] = Sysctl("tool-2", "0")
+    run = parked(bench, "before_apply", lambda change: lose(change) if change.verb == "update" else None, NotSettled)
+    (row,) = pending.pending(bench.journal())
+    assert (row["key"], row["verb"]) == ("tool-2", "update")
+    assert "the ledger stays as it is" in pending.forget(desk, row["op"])
+    bench.carry(run)
+    bench.teardown()
+    assert bench.tools.things == {"tool-2": Sysctl("tool-2", "0")}, "as it was before us"
 
 
 def test_only_what_has_an_id_can_be_adopted(bench: Any, desk: Any) -> None:
