@@ -28,6 +28,11 @@ def test_what_is_named_like_a_secret_is_left_out(name: str) -> None:
     assert redact({"a": [{name: "x"}]}, frozenset()) == {"a": [{name: "***"}]}
 
 
+def test_a_secret_is_left_out_of_names_too_and_as_a_whole() -> None:
+    assert redact({f"a {SECRET}": 1}, frozenset({SECRET})) == {"a ***": 1}
+    assert redact(f"{SECRET}longer", frozenset({SECRET, f"{SECRET}longer"})) == "***", "no rest of it is left"
+
+
 def test_what_is_no_secret_stays() -> None:
     data = {"token": "wish", "credentials_file": "/etc/keys.json", "key": "eni-1", "n": [1, None, True]}
     assert redact(data, frozenset()) == data
@@ -42,6 +47,7 @@ def test_the_values_are_found_in_the_environment_and_in_the_credentials_file(tmp
     found = secrets_of({"VOLCENGINE_SECRET_KEY": "of-the-environment", "HOME": "/"}, str(path))
     assert found == {"AKLT-of-the-file", SECRET, "of-the-environment"}
     assert secrets_of({"HOME": str(tmp_path)}, "") == frozenset()
+    assert secrets_of({"PASSWORD": "eni-1"}, str(tmp_path)) == frozenset(), "as short as a word: it would be everywhere"
 
 
 def test_a_secret_that_got_into_a_message_does_not_get_out() -> None:

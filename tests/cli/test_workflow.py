@@ -14,9 +14,20 @@ import termios
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from cocoon_net.cli import workflow
+from cocoon_net.clock import SystemClock
+from cocoon_net.engine.journal import Journal
+from cocoon_net.engine.workflow import load
+from cocoon_net.locks import locked
+from cocoon_net.site import Site
+from cocoon_net.spec import parse
+from cocoon_net.steps import STEPS
+from cocoon_net.store import open_database
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -44,6 +55,21 @@ def test_a_run_is_watched_by_another_process_until_it_ends(node: Any, spec: tupl
     for state in {line.split()[0] for line in lines}:
         told = [line for line in lines if line.split()[0] == state]
         assert all(one != other for one, other in pairwise(told)), "a line per change"
+
+
+def test_the_last_look_shows_how_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ends between the two questions: first whether somebody acts, then where the run stands."""
+    site, clock = Site(state_dir=tmp_path), SystemClock()
+    journal = Journal(open_database(site.database), "a test")
+    spec = parse(platform="volcengine", node_name="n", subnet="172.20.100.0/24", pool_size=4)
+    run = journal.start(load("init", STEPS), spec, None, version="0", by="a test", now=clock.now())
+
+    def ends_when_asked(site: Site) -> bool:
+        journal.moved(run.id, "done", clock.now())
+        return False
+
+    monkeypatch.setattr(workflow, "_acting", ends_when_asked)
+    assert workflow._now(site, run.id)["state"] == "done"
 
 
 def test_on_a_terminal_it_is_redrawn_and_ctrl_c_ends_only_the_watching(
@@ -109,13 +135,39 @@ def test_steps_tell_the_next_look_while_a_run_waits(node: Any, spec: tuple[str, 
     assert attach["request_ids"]
     text = node("workflow", "steps").stdout
     assert "next look at" in text and "CloudTransient (InternalError)" in text
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 75, said
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    (attach,) = (row for row in node.asked("workflow", "steps") if row["step"] == "attach")
+    assert (attach["status"], attach["next_look_at"]) == ("interrupted", ""), "nobody will look any more"
     node.fault(**{"fail.AttachNetworkInterface": ""})
     assert "resuming init-" in node("workflow", "retry").stderr
     deeds = [(row["what"], row["by"].split(",")[0]) for row in node.asked("workflow", "history")]
     assert deeds == [("started", "root"), ("retried", "root"), ("done", "root")]
+
+
+def test_what_is_exported_is_without_the_secrets_of_whoever_exports(node: Any, spec: tuple[str, ...]) -> None:
+    node.fault(**{"fail.CreateSubnet": "InvalidParameter@400"})
+    node("init", *spec, code=69)
+    run = node.asked("workflow", "show")["run"]
+    assert json.loads(node("workflow", "export", run).stdout)["spec"]["node_name"] == "cocoon-pool"
+    exporting = node.start("workflow", "export", run, THEIR_PASSWORD="cocoon-pool")
+    told, _ = exporting.communicate(timeout=60)
+    assert json.loads(told)["spec"]["node_name"] == "***"
+    assert "cocoon-pool" not in told
+    assert "there is no run 'init-1'" in node("workflow", "export", "init-1", code=78).stderr
+
+
+def test_a_teardown_is_not_gone_on_with_beside_a_daemon(node: Any, spec: tuple[str, ...], tmp_path: Path) -> None:
+    node("init", *spec)
+    node.fault(**{"fail.DeleteSubnet": "InvalidParameter@400"})
+    plan = tmp_path / "teardown.plan"
+    node("plan", "teardown", "--out", str(plan), code=1)
+    node("teardown", code=69)
+    node.fault(**{"fail.DeleteSubnet": ""})
+    with locked(node.database.parent / "daemon.lock", what="a test", owner="daemon"):
+        for words in (("workflow", "retry"), ("run", "--plan", str(plan)), ("teardown", "--resume")):
+            assert "a daemon serves this node" in node(*words, code=78).stderr
+    node("workflow", "retry")
 
 
 @pytest.mark.parametrize("step", ["subnet", "enis", "attach"])

@@ -143,9 +143,16 @@ def test_vk_cocoon_reclaims_a_lease_by_the_control_socket(provisioned: Any, daem
 
 
 def test_a_larger_init_reaches_the_running_daemon(provisioned: Any, daemon: Daemon) -> None:
-    more = [*SPEC[:-1], "60"]
-    assert "running daemon was told" in provisioned.product("init", *more).stderr
-    assert eventually(lambda: json.loads(daemon.ask("GET", "/v1/status")[1])["pool"] == 60)
+    def serves(size: int) -> bool:
+        return bool(json.loads(daemon.ask("GET", "/v1/status")[1])["pool"] == size)
+
+    assert "running daemon was told" in provisioned.product("init", *SPEC[:-1], "60").stderr
+    assert eventually(lambda: serves(60))
+    provisioned.admin.set_faults({"fail.AssignPrivateIpAddresses": "InvalidParameter@400"})
+    assert provisioned.product("init", *SPEC[:-1], "80", check=False).returncode == 69
+    provisioned.admin.set_faults({"fail.AssignPrivateIpAddresses": ""})
+    assert "running daemon was told" in provisioned.product("workflow", "retry").stderr
+    assert eventually(lambda: serves(80))
 
 
 def test_a_state_directory_of_the_go_tool_is_taken_over(scene: Any, tmp_path: Path) -> None:
