@@ -40,6 +40,18 @@ def test_where_nothing_ever_ran_it_says_so(node: Any) -> None:
         assert node("workflow", *words, code=2).stderr
 
 
+def test_while_somebody_acts_nobody_else_may(node: Any, spec: tuple[str, ...]) -> None:
+    node.fault(**{"fail.CreateSubnet": "InvalidParameter@400"})
+    node("init", *spec, code=69)
+    before = node.asked("workflow", "show")
+    with locked(node.database.parent / "run.lock", what="a test", owner="init"):
+        for words in (("retry",), ("skip", "subnet", "--why", "x"), ("abandon",), ("resolve", "1", "--forget")):
+            refused = node("workflow", *words, code=75)
+            assert f"workflow {words[0]} cannot start: init (pid" in refused.stderr
+        now = node.asked("workflow", "show")
+    assert {**now, "acting": False, "states": []} == {**before, "states": []}
+
+
 def test_a_run_is_watched_by_another_process_until_it_ends(node: Any, spec: tuple[str, ...], eventually: Any) -> None:
     node.fault(link_delay="1.5")
     process = node.start("init", *spec)

@@ -78,6 +78,13 @@ def test_refusals_of_one_volley_count_once_and_the_pause_is_anyone_s_guess() -> 
     assert max(resumes) <= 1 / 5 + 1 / 5
 
 
+def test_who_was_refused_makes_no_full_burst_after_a_rest() -> None:
+    bucket = Bucket(10, 40, random.Random(1))
+    bucket.throttled(0.0, 1.0)
+    assert bucket.rate == 5
+    assert next(n for n in range(100) if bucket.take(1000.0)) == 20, "half the rate, half the burst"
+
+
 def test_no_number_of_refusals_stops_a_process() -> None:
     bucket = Bucket(10, 40, random.Random(1))
     for now in range(1000):

@@ -179,6 +179,17 @@ def test_a_file_of_another_node_or_version_is_refused(clean: Any, tmp_path: Path
     assert "Traceback" not in refused.stderr
 
 
+def test_a_plan_of_what_the_node_was_before_is_refused(clean: Any, tmp_path: Path) -> None:
+    file = tmp_path / "teardown.plan"
+    clean.product("init", *SPEC)
+    clean.product("plan", "teardown", "--out", str(file), check=False)
+    clean.product("init", *SPEC[:-1], "60")
+    refused = clean.product("run", "--plan", str(file), check=False)
+    assert refused.returncode == 78
+    assert "provisioned with something else than the plan says" in refused.stderr
+    assert "--pool-size: 40, not 60" in refused.stderr
+
+
 def test_a_plan_beside_another_unfinished_run_is_refused(clean: Any, tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     clean.product("plan", "init", *SPEC, "--out", str(file), check=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from cocoon_net.engine.forecast import Forecast, document, moved, parse
 from cocoon_net.engine.model import Busy, Change, Context, Verb, Via
 from cocoon_net.errors import CloudError, CloudTransient, SpecError, Unsupported
-from cocoon_net.records import Sysctl
+from cocoon_net.records import Instance, Sysctl
 
 
 def foresee(bench: Any, want: str = "spec", name: str = "init") -> Forecast:
@@ -152,6 +153,38 @@ def test_another_unfinished_run_has_moved(bench: Any) -> None:
     assert [str(each) for each in moved(document(found), document(replace(found, run="init-1")))] == [
         "run: the unfinished one was none, is init-1"
     ]
+
+
+def test_another_instance_under_the_same_name_has_moved(bench: Any) -> None:
+    found = foresee(bench)
+    vpc, address = IPv4Network("172.20.0.0/16"), IPv4Address("172.20.0.9")
+    here = Instance(
+        "volcengine", "i-1", "ecs.g3", "cn-hongkong", "cn-hongkong-a", "vpc-1", vpc, "00:16:3e:00:00:01", address,
+        "eni-0", ("sg-1",), 4, 10,
+    )  # fmt: skip
+    then, now = replace(found, instance=here), replace(found, instance=replace(here, zone="cn-hongkong-b"))
+    assert [str(each) for each in moved(document(then), document(now))] == [
+        "instance: zone was cn-hongkong-a, is cn-hongkong-b"
+    ]
+
+
+def test_what_was_waited_for_has_moved_when_it_came_to_rest(bench: Any) -> None:
+    bench.init()
+    bench.tools.busy = {"tool-2": 1}
+    then = document(foresee(bench))
+    assert [str(each) for each in moved(then, document(foresee(bench)))] == [
+        "tools tool-2: the object was waiting for tool-2 to rest, is there (Sysctl)"
+    ]
+
+
+def test_what_the_plan_promises_to_leave_must_be_as_it_was(bench: Any) -> None:
+    bench.init()
+    bench.tools.things["tool-9"] = Sysctl("tool-9", "1")
+    then = document(foresee(bench, "nothing", "teardown"))
+    assert "not ours" in next(step for step in then["steps"] if step["step"] == "tools")["kept"]["tool-9"]
+    bench.tools.things["tool-9"] = Sysctl("tool-9", "2")
+    found = map(str, moved(then, document(foresee(bench, "nothing", "teardown"))))
+    assert "tools tool-9: value was 1, is 2" in found
 
 
 def test_a_thing_in_between_is_its_own_state(bench: Any) -> None:
