@@ -82,9 +82,16 @@ def at(site: Site, workflow: str, *, bus: Bus, say: Say, clock: Clock | None = N
 def unlock(site: Site, lock: str, *, say: Say) -> Holder:
     """Take the run lock of id ``lock`` away from a command that hangs, and enter that into the history.
 
-    Raises Refused without root, SpecError when nobody holds the lock, or one of another id.
+    Raises Refused without root, SpecError when nobody holds the lock, or one of another id; and for the daemon's: it
+    has the port of DHCP as well, which no other gets before its process has ended.
     """
     require_root("workflow unlock")
+    serving = locks.holder(site.daemon_lock)
+    if serving is not None and serving.id == lock:
+        raise SpecError(
+            f"{lock} is the daemon's lock, and goes with it: {serving}",
+            hint=f"systemctl stop cocoon-net, or kill -9 {serving.pid}; the next daemon takes a dead one's lock over",
+        )
     found = locks.unlock(site.run_lock, lock, by=f"`workflow unlock` ({who()})")
     try:
         with at(site, "workflow unlock", bus=Bus(), say=say) as desk:

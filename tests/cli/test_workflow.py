@@ -40,6 +40,15 @@ def test_where_nothing_ever_ran_it_says_so(node: Any) -> None:
         assert node("workflow", *words, code=2).stderr
 
 
+def test_the_daemon_s_lock_is_not_taken_away_and_its_way_out_is_told(node: Any) -> None:
+    node.database.parent.mkdir(parents=True, exist_ok=True)
+    with locked(node.database.parent / "daemon.lock", what="a test", owner="daemon") as lock:
+        refused = node("workflow", "unlock", lock.holder.id, code=78)
+        lock.require()
+    assert f"{lock.holder.id} is the daemon's lock" in refused.stderr
+    assert f"kill -9 {os.getpid()}" in refused.stderr
+
+
 def test_while_somebody_acts_nobody_else_may(node: Any, spec: tuple[str, ...]) -> None:
     node.fault(**{"fail.CreateSubnet": "InvalidParameter@400"})
     node("init", *spec, code=69)
