@@ -9,8 +9,9 @@ import pytest
 from cocoon_net.engine import runner
 from cocoon_net.engine.journal import Journal
 from cocoon_net.engine.model import Change, Origin
-from cocoon_net.errors import CloudNotAsked, InvariantError, NotSettled, Refused, StoreError
+from cocoon_net.errors import CloudNotAsked, InvariantError, Locked, NotSettled, Refused, StoreError
 from cocoon_net.events import ChangeApplied
+from cocoon_net.locks import locked, unlock
 from cocoon_net.pending import pending
 from cocoon_net.records import Sysctl
 
@@ -168,6 +169,19 @@ def test_asked_during_a_look_it_changes_nothing(bench: Any, monkeypatch: pytest.
         bench.carry(run)
     assert bench.tools.applied == []
     assert outcomes(bench, run) == {}
+
+
+def test_who_loses_the_lock_in_a_transaction_does_not_commit_it_and_begins_no_other(bench: Any) -> None:
+    run, path, begun = bench.start(), bench.path.with_name("run.lock"), []
+    with locked(path, what="x", owner="init") as lock:
+        journal = Journal(bench.journal()._db, "a test", lock.require)
+        with pytest.raises(Locked, match="taken away by the operator"), journal.transaction():
+            journal._db.execute("UPDATE runs SET state = 'done'")
+            unlock(path, lock.holder.id, by="the operator")
+        assert journal.run(run.id).state == "planned"
+        with pytest.raises(Locked), journal.transaction():
+            begun.append(run)
+    assert begun == []
 
 
 def test_the_next_look_is_written_down_before_the_wait(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
