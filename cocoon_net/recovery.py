@@ -53,7 +53,7 @@ _STRANGE = (
 )
 """Leases that nobody can have written."""
 
-_SHOWN = ("meta", "visits", "operations", "calls", "refused_calls", "run_history")
+_SHOWN = ("meta", "visits", "operations", "calls", "refused_calls", "answers", "run_history")
 """Tables that nobody acts on, but whoever shows a run reads."""
 
 _JSON = ("details", "want", "seen", "error", "skipped")
