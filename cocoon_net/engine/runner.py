@@ -250,7 +250,7 @@ class Runner:
                 case Verb.DELETE:
                     shown = look.stage.wish is Wish.NOTHING or key not in look.seen
                 case Verb.UPDATE:
-                    shown = look.stage.wish is not Wish.NOTHING or look.seen.get(key) == want
+                    shown = want in (look.wanted.get(key), look.seen.get(key))
                 case Verb.CREATE:
                     shown = look.stage.wish is not Wish.NOTHING or key in look.seen
             if not shown and (looks < ENOUGH or (self._clock.now() - at).total_seconds() < PATIENCE):

@@ -117,6 +117,27 @@ def test_a_listing_that_nobody_asked_for_since_is_not_the_last_word_of_a_teardow
     assert bench.tools.things == {}
 
 
+def test_a_listing_that_hides_what_a_teardown_put_back_is_not_the_last_word_of_an_init(bench: Any) -> None:
+    """Found by hypothesis: the init saw its own old change, believed that nothing was to do, and was done."""
+    for key in ("tool-1", "tool-2"):
+        bench.tools.things[key] = Sysctl(key, "0")
+    bench.init()
+
+    def refuse(change: Change) -> None:
+        if change.key == "tool-1":
+            raise CloudError("no tool-1 today")
+
+    bench.tools.lag, bench.tools.before_apply, bench.tools.busy = 2, refuse, {"tool-3": 1}
+    teardown = bench.start("nothing", "teardown")
+    with pytest.raises(CloudError):
+        bench.carry(teardown)
+    assert bench.tools.things["tool-2"] == Sysctl("tool-2", "0")
+    bench.journal().moved(teardown.id, "abandoned", bench.clock.now())
+    bench.tools.before_apply = lambda change: None
+    bench.init()
+    assert bench.tools.things["tool-2"] == Sysctl("tool-2", "1")
+
+
 def test_a_full_disk_stops_before_the_act_and_the_same_command_goes_on(bench: Any) -> None:
     run = bench.start()
     journal = bench.journal()
