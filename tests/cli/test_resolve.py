@@ -111,6 +111,20 @@ def test_what_somebody_deleted_before_we_saw_it_is_asked_for_under_another_token
     assert how == ["retry"] * 2
 
 
+def test_only_the_interface_that_is_there_can_be_named(node: Any, spec: tuple[str, ...], eventually: Any) -> None:
+    made = stop_after_enis(node, spec, eventually)
+    keys = {dict(row["tags"]).get("cocoon-net:key"): row["id"] for row in node.admin.state()["interfaces"]}
+    operation = next(str(row["op"]) for row in node.asked("workflow", "pending") if row["key"] == "eni-1")
+    refused = node("workflow", "resolve", operation, "--adopt", "eni-nowhere", code=78)
+    assert (
+        f"does not exist, or it carries another node's mark; what is there for eni-1 is {keys['eni-1']}"
+        in refused.stderr
+    )
+    assert f"eni-1 is {keys['eni-1']}" in node("workflow", "resolve", operation, "--adopt", keys["eni-1"]).stderr
+    node("workflow", "retry")
+    assert set(node.ours()) == made, "nothing was asked for twice"
+
+
 def test_an_interface_of_which_nobody_was_told_can_be_named(node: Any, spec: tuple[str, ...], eventually: Any) -> None:
     stop_in_enis(node, spec, eventually)
     rows = {row["key"]: row for row in node.asked("workflow", "pending")}
