@@ -48,11 +48,14 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
 
 def test_the_second_signal_ends_the_process_with_75() -> None:
     with subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stderr is not None
-        assert process.stdout.readline() == b"ready\n"
-        process.send_signal(signal.SIGTERM)
-        assert b"once more stops at once" in process.stderr.readline()
-        assert process.poll() is None
-        process.send_signal(signal.SIGTERM)
-        assert b"pending in the journal" in process.stderr.readline()
-        assert process.wait(5) == os.EX_TEMPFAIL
+        try:
+            assert process.stdout is not None and process.stderr is not None
+            assert process.stdout.readline() == b"ready\n"
+            process.send_signal(signal.SIGTERM)
+            assert b"once more stops at once" in process.stderr.readline()
+            assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            assert b"pending in the journal" in process.stderr.readline()
+            assert process.wait(5) == os.EX_TEMPFAIL
+        finally:
+            process.kill()
