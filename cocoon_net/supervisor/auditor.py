@@ -1,7 +1,7 @@
 """The audits of the service: one every few minutes, never two at once, each in a process of its own.
 
 The process is ``cocoon-net audit --repair --json``: the cloud's SDK, the looks and the repairs are in there and nowhere
-near the DHCP loop. It has the processor when nobody else wants it, and a deadline; when it crashes, hangs or is
+near the DHCP loop. It has a low priority and a deadline; when it crashes, hangs or is
 killed, that pass is *unknown*, and nothing else happens. What it saw comes back as a ``Pass``, which the service's main
 thread writes down.
 """
@@ -34,6 +34,9 @@ DEADLINE = 150.0
 
 FIRST = 30.0
 """Seconds from the start of the service to the first pass: the guests of a node that boots come first."""
+
+NICE = 10
+"""sched(7): a tenth of a processor that others keep busy. SCHED_IDLE would give it none, and no audit would end."""
 
 AREA = "audit"
 """The area that is unknown when a whole pass failed."""
@@ -110,8 +113,8 @@ class Auditor:
                 start_new_session=True,
             )
         child = self._child
-        with contextlib.suppress(OSError):  # sched(7): it gives way at once to whatever else wants the processor
-            os.sched_setscheduler(child.pid, os.SCHED_IDLE, os.sched_param(0))
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, child.pid, NICE)
         try:
             told, said = child.communicate(timeout=self._deadline)
         except subprocess.TimeoutExpired:
