@@ -8,10 +8,12 @@ A guard is a line that keeps something from happening: without a test that fails
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -74,24 +76,46 @@ def missed(guard: Guard, copy: Path) -> str:
         raise SystemExit(f"{guard.what}: its text is {text.count(guard.text)} times in {guard.file}")
     path.write_text(text.replace(guard.text, guard.without), encoding="utf-8")
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *shlex.split(guard.tests)],
-            cwd=copy,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
-            timeout=PATIENCE,
-        )
-    except subprocess.TimeoutExpired:
-        return "a test that does not end"
+        code, said = _tested(guard, copy)
     finally:
         path.write_text(text, encoding="utf-8")
-    failed = re.search(r"^(?:FAILED|ERROR) \S+::(\w+)", done.stdout, re.MULTILINE)
-    if done.returncode == 1 and failed:
-        return failed[1]
-    if done.returncode != 0:
-        raise SystemExit(f"{guard.what}: the tests did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return ""
+    failed = re.search(r"^(?:FAILED|ERROR) \S+::(\w+)", said, re.MULTILINE)
+    match code, failed:
+        case None, _:
+            return "a test that does not end"
+        case 0, _:
+            return ""
+        case 1, re.Match():
+            return failed[1]
+    raise SystemExit(f"{guard.what}: the tests did not run:\n{said[-4000:]}")
+
+
+def _tested(guard: Guard, copy: Path) -> tuple[int | None, str]:
+    """Run a guard's tests; the exit code is None when they did not end in time and had to be interrupted.
+
+    Interrupted, pytest still takes its labs down; whoever does not go then is killed with all that it has started.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *shlex.split(guard.tests)],
+        cwd=copy,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
+        start_new_session=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=PATIENCE)
+        return process.returncode, said
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=30)
+        return None, ""
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Operations: what was intended, what became of it, and those of which nobody knows.
 
 The intent is committed before the act and the outcome after it. An outcome is ``pending``, ``done``, ``failed``,
-``not begun`` or ``unknown``; ``repeated`` when a later operation of the same wish answers for it, ``resolved`` when a
-later look did; ``adopted``, ``forgotten`` or ``retried`` when the operator concluded it.
+``not begun`` or ``unknown``; ``resolved`` when a later look at rest told; ``adopted``, ``forgotten`` or ``retried``
+when the operator concluded it. What a wish may have done is told by its last operation that may have acted: one that
+was refused or never begun says nothing about those before it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
     from cocoon_net.engine.journal import Run
+
+
+SAME_WISH = (
+    "later.lineage = operations.lineage AND later.step = operations.step "
+    "AND later.key = operations.key AND later.token = operations.token"
+)
+"""Joins two operations that asked for the same thing under the same token, as ``later`` and ``operations``."""
 
 
 class Operations:
@@ -49,17 +57,11 @@ class Operations:
     ) -> dict[str, int]:
         """Commit the intents of all changes (by token) at once, and what the ledger must know should we die in the act.
 
-        An earlier operation of the same wish is ``repeated`` by the new one, which answers for both. Things that are
-        ``permanent`` are never entered as created. Returns token -> id of its operation.
+        Things that are ``permanent`` are never entered as created. Returns token -> id of its operation.
         """
         ids: dict[str, int] = {}
         with self.transaction():
             for token, change in changes.items():
-                self._db.execute(
-                    "UPDATE operations SET outcome = 'repeated' WHERE lineage = ? AND step = ? AND key = ? "
-                    "AND token = ? AND settled = 0 AND outcome IN ('pending', 'unknown', 'done')",
-                    [run.lineage, change.step, change.key, token],
-                )
                 cursor = self._db.execute(
                     "INSERT INTO operations (run, lineage, step, key, verb, token, want, seen, intended_at) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -76,11 +78,6 @@ class Operations:
                     ],
                 )
                 ids[token] = int(cursor.lastrowid or 0)
-                self._db.execute(
-                    "UPDATE ledger SET foreseen_by = ? WHERE step = ? AND key = ? AND foreseen_by IN "
-                    "(SELECT id FROM operations WHERE lineage = ? AND token = ?)",
-                    [ids[token], change.step, change.key, run.lineage, token],
-                )
                 self._foresee(change, ids[token], now, permanent)
                 self._db.execute(
                     "UPDATE visits SET changes = changes + 1, waiting = '' WHERE run = ? AND step = ?",
@@ -165,11 +162,16 @@ class Operations:
     # Operations of which nobody knows what became
 
     def unknown(self) -> list[dict[str, Any]]:
-        """Return the operations whose outcome is not known, those of the newest run first."""
+        """Return the operations whose outcome is not known, those of the newest run first.
+
+        Of several of one wish, the last: it answers for those before it, unless it was refused or never begun.
+        """
         return list(
             self._db.query(
                 "SELECT operations.*, workflow, state FROM operations JOIN runs ON runs.id = operations.run "
-                "WHERE outcome IN ('pending', 'unknown') ORDER BY runs.rowid DESC, operations.id"
+                "WHERE outcome IN ('pending', 'unknown') AND NOT EXISTS (SELECT 1 FROM operations AS later "
+                f"WHERE {SAME_WISH} AND later.id > operations.id AND later.outcome NOT IN ('failed', 'not begun')) "
+                "ORDER BY runs.rowid DESC, operations.id"
             )
         )
 
@@ -194,8 +196,9 @@ class Operations:
     def forget(self, operation: Mapping[str, Any]) -> bool:
         """Conclude an operation as forgotten; drops the row that was foreseen by it, and says whether there was one."""
         cursor = self._db.execute(
-            "DELETE FROM ledger WHERE step = ? AND key = ? AND foreseen_by = ?",
-            [operation["step"], operation["key"], operation["id"]],
+            "DELETE FROM ledger WHERE step = :step AND key = :key AND foreseen_by IN "
+            "(SELECT id FROM operations WHERE lineage = :lineage AND step = :step AND key = :key AND token = :token)",
+            dict(operation),
         )
         self._db.execute("UPDATE operations SET outcome = 'forgotten' WHERE id = ?", [operation["id"]])
         return cursor.rowcount > 0
@@ -239,7 +242,7 @@ def verdict(error: BaseException | None) -> str:
         case None:
             return "done"
         case NotBegun() | CloudNotAsked():
-            return "not begun"  # an apply is one side effect: what came before its call was a look
+            return "not begun"  # an apply is one side effect; whoever looks after it was refused keeps the refusal
         case InvariantError():
             return "unknown"  # a bug can strike before the act and after it
         case CocoonError():

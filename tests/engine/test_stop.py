@@ -9,7 +9,16 @@ import pytest
 from cocoon_net.engine import runner
 from cocoon_net.engine.journal import Journal
 from cocoon_net.engine.model import Change, Origin
-from cocoon_net.errors import CloudNotAsked, InvariantError, Locked, NotSettled, Refused, StoreError
+from cocoon_net.errors import (
+    CloudError,
+    CloudNotAsked,
+    CloudTransient,
+    InvariantError,
+    Locked,
+    NotSettled,
+    Refused,
+    StoreError,
+)
 from cocoon_net.events import ChangeApplied
 from cocoon_net.locks import locked, unlock
 from cocoon_net.pending import pending
@@ -119,6 +128,50 @@ def test_a_call_whose_turn_never_came_was_not_begun(bench: Any) -> None:
     assert pending(bench.journal()) == []
 
 
+@pytest.mark.parametrize("error", [CloudNotAsked("not asked: SIGTERM came first"), CloudError("no", code="Quota")])
+def test_what_was_lost_stays_in_doubt_when_the_second_call_is_not_made_or_refused(bench: Any, error: Exception) -> None:
+    """The answer to a first call was lost; what comes of asking again says nothing about what it did."""
+    bench.tools.lag = 10**6
+
+    def lose(change: Change) -> None:
+        bench.tools.before_apply = again
+        raise CloudTransient("the answer was lost", code="timeout")
+
+    def again(change: Change) -> None:
+        if len(bench.tools.applied) == 3:
+            bench.stop.asked = "SIGTERM"
+            raise error
+
+    bench.tools.after_apply = lose
+    run = bench.start()
+    with pytest.raises(NotSettled if isinstance(error, CloudNotAsked) else CloudError):
+        bench.carry(run)
+    assert len(bench.tools.things) == 3, "all three were made"
+    doubted = pending(bench.journal())
+    assert [(row["key"], row["outcome"]) for row in doubted] == [(f"tool-{n}", "unknown") for n in (1, 2, 3)]
+    operator = Journal(bench.journal()._db, "an operator")
+    row = next(row for row in operator.unknown() if row["key"] == "tool-1")
+    assert operator.forget(row), "the ledger foresaw it"
+    assert ("tools", "tool-1") not in operator.ledger()
+    assert [row["key"] for row in pending(operator)] == ["tool-2", "tool-3"]
+
+
+def test_a_second_call_that_may_have_acted_answers_for_the_first(bench: Any) -> None:
+    bench.tools.lag = 10**6
+
+    def lose(change: Change) -> None:
+        bench.stop.asked = "SIGTERM" if len(bench.tools.applied) >= 6 else ""
+        raise CloudTransient("the answer was lost", code="timeout")
+
+    bench.tools.after_apply = lose
+    run = bench.start()
+    with pytest.raises(NotSettled):
+        bench.carry(run)
+    assert len(bench.journal().operations(run.id)) == 6
+    ids = [row["op"] for row in pending(bench.journal())]
+    assert len(ids) == 3 and min(ids) > 3, "a line for each wish: its last"
+
+
 def test_a_teardown_does_not_wait_for_what_was_never_begun(bench: Any) -> None:
     run, journal = bench.start(), bench.journal()
     original = journal.intend
@@ -208,11 +261,9 @@ def test_what_was_answered_and_never_seen_is_in_doubt(bench: Any) -> None:
     with pytest.raises(NotSettled, match="to show its create") as raised:
         bench.carry(run)
     assert "workflow pending" in raised.value.hint
-    rows = bench.journal().operations(run.id)
-    assert {(row["outcome"], row["message"]) for row in rows if row["outcome"] != "repeated"} == {
-        ("unknown", "answered with success and never seen")
-    }
-    assert len([row for row in rows if row["outcome"] == "unknown"]) == 3
+    rows = pending(bench.journal())
+    assert {(row["outcome"], row["message"]) for row in rows} == {("unknown", "answered with success and never seen")}
+    assert len(rows) == 3
 
 
 def test_a_thing_that_cannot_be_absent_is_never_entered_as_made_by_us(bench: Any) -> None:

@@ -9,7 +9,7 @@ from cocoon_net.cloud.volcengine.client import Client
 from cocoon_net.cloud.volcengine.eni import Eni, id_of, instance_of, known_ids
 from cocoon_net.cloud.volcengine.fence import Act, fence
 from cocoon_net.engine.model import Busy, Call, Change, Context, Seen, Verb, Via
-from cocoon_net.errors import CloudError, CloudGone, CloudTransient, InvariantError, Unsupported
+from cocoon_net.errors import CloudError, CloudGone, CloudTransient, InvariantError, Unsupported, WorldError
 from cocoon_net.records import Attachment
 
 
@@ -71,7 +71,10 @@ class Attachments:
 
     def _refuse_broken(self, key: str, identifier: str) -> None:
         """Raise CloudError for an interface in the state Error, which no waiting will mend."""
-        each = enis.look_up(self._client, [identifier]).get(identifier)
+        try:
+            each = enis.look_up(self._client, [identifier]).get(identifier)
+        except WorldError:
+            return  # what it is in is not known now, the refusal is
         if each is not None and each.status == "Error":
             raise CloudError(
                 f"{key} ({identifier}) is in the state Error and cannot be attached",

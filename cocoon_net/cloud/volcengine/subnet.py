@@ -12,7 +12,15 @@ from cocoon_net.cloud.volcengine.eni import instance_of
 from cocoon_net.cloud.volcengine.fence import fence_subnet
 from cocoon_net.cloud.volcengine.tags import marks, ours, owner, stranger, tags_of
 from cocoon_net.engine.model import Busy, Call, Change, Context, Later, Seen, Verb, Via
-from cocoon_net.errors import CloudError, CloudGone, CloudQuota, CloudTransient, InvariantError, Unsupported
+from cocoon_net.errors import (
+    CloudError,
+    CloudGone,
+    CloudQuota,
+    CloudTransient,
+    InvariantError,
+    Unsupported,
+    WorldError,
+)
 from cocoon_net.records import Subnet
 
 KEY = "subnet"
@@ -80,7 +88,11 @@ class Subnets:
 
     def _explain_overlap(self, want: Subnet, cx: Context, error: CloudError) -> None:
         """Raise Unsupported if another subnet is in the way: how the API says so is not documented."""
-        for thing in self._listed(cx):
+        try:
+            listed = list(self._listed(cx))
+        except WorldError:
+            return  # unexplained, the refusal stands
+        for thing in listed:
             cidr = _cidr(thing)
             if cidr is not None and cidr.overlaps(want.cidr):
                 name = thing.get("SubnetName") or thing.get("SubnetId")
@@ -110,7 +122,10 @@ class Subnets:
     def _explain_inhabitants(self, seen: Subnet, cx: Context, error: CloudTransient) -> None:
         """Raise Unsupported if interfaces that will not go by themselves are in the subnet: waiting will not help."""
         here, node = instance_of(cx).instance_id, cx.spec.node_name
-        there = [each for each in enis.listing(self._client, SubnetId=seen.id) if each.status != "Deleting"]
+        try:
+            there = [each for each in enis.listing(self._client, SubnetId=seen.id) if each.status != "Deleting"]
+        except WorldError:
+            return  # unexplained, the refusal stands
         # A listing that lags shows ours that were just deleted.
         lasting = sorted(each.id for each in there if not each.ours(node) or each.instance_id not in ("", here))
         if lasting:

@@ -60,6 +60,11 @@ def test_what_is_under_way_is_waited_for_by_name(node):
     with pytest.raises(CloudTransient) as caught:
         node.apply(attach)  # asked again, it is refused for its status, and the next look tells
     assert caught.value.code == "InvalidEni.InvalidStatus"
+    node.cloud.admin.set_faults({"fail.DescribeNetworkInterfaces": "InternalError@500"})
+    with pytest.raises(CloudTransient) as caught:
+        node.apply(attach)
+    assert caught.value.code == "InvalidEni.InvalidStatus", "also when nobody can say in which state it is"
+    node.cloud.admin.set_faults({"fail.DescribeNetworkInterfaces": ""})
     seen = node.reach("attach", {"eni-1": here(node)["eni-1"]})["eni-1"]
     node.apply(Change("attach", "eni-1", Verb.DELETE, None, seen))
     assert node.look("attach") == {"eni-1": Busy("eni-1 to detach")}

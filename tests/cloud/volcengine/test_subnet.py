@@ -126,6 +126,26 @@ def test_one_that_overlaps_is_named(node_of):
     assert "--subnet" in caught.value.hint
 
 
+def test_a_refusal_that_cannot_be_explained_stands(node_of):
+    node = node_of()
+    node.cloud.admin.plant_subnet("172.20.96.0/20")
+    node.cloud.admin.set_faults({"fail.DescribeSubnets": "InternalError@500"})
+    with pytest.raises(CloudError) as caught:
+        node.apply(Change("subnet", "subnet", Verb.CREATE, wanted(node)["subnet"], None))
+    assert caught.value.code == "InvalidCidr.Conflict"
+    assert not caught.value.retryable, "it is known that nothing was made"
+
+
+def test_that_it_is_not_empty_stands_when_nobody_can_say_who_is_in_it(node_of):
+    node = node_of()
+    seen = node.reach("subnet", wanted(node))["subnet"]
+    node.cloud.admin.plant_interface(subnet="172.20.100.0/24")
+    node.cloud.admin.set_faults({"fail.DescribeNetworkInterfaces": "InternalError@500"})
+    with pytest.raises(CloudTransient) as caught:
+        node.apply(Change("subnet", "subnet", Verb.DELETE, None, seen))
+    assert caught.value.code.endswith(".InUse")
+
+
 def test_a_block_outside_the_vpc_is_refused_by_the_api_and_nothing_is_blamed(node_of):
     node = node_of(subnet="10.9.0.0/24")
     with pytest.raises(CloudError) as caught:
