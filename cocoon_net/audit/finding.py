@@ -252,7 +252,7 @@ class Pass:
             tuple(map(Sighting.from_json, data["sightings"])),
             {str(area): str(why) for area, why in data["unknown"].items()},
             tuple(map(str, data["repaired"])),
-            {(str(action), str(code)): int(count) for action, code, count in data["calls"]},
+            {(str(action), str(code)): int(count) for action, code, count in data.get("calls", ())},
         )
 
 

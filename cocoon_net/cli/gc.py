@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ def gc(dry_run: bool, as_json: bool, node_name: str, platform: str, **flags: Any
         strays = cloud.strays(node, vpc, looked_after(desk.journal))
         found: list[Found] = []
         failed: CocoonError | None = None
-        try:
+        with _recorded(desk, node, found, cloud.calls):
             for stray in strays.interfaces():
                 outcome, why = ("stays", stray.stays) if stray.stays else ("garbage", "")
                 if outcome == "garbage" and not dry_run:
@@ -85,13 +85,27 @@ def gc(dry_run: bool, as_json: bool, node_name: str, platform: str, **flags: Any
                         outcome, why, failed = "failed", error.message, failed or error
                 found.append(Found(stray, outcome, why))
             found += [Found(stray, "stays", stray.stays) for stray in strays.subnets()]
-        finally:
-            _record(desk, node, found, cloud.calls())
     _show(found, node, as_json)
     if failed is not None:
         raise failed
     if any(each.outcome == "garbage" for each in found):
         raise click.exceptions.Exit(DriftFound.exit_code)
+
+
+@contextlib.contextmanager
+def _recorded(
+    desk: Desk, node: str, found: list[Found], calls: Callable[[], Mapping[tuple[str, str], int]]
+) -> Iterator[None]:
+    """Enter what was found into the history, also when it was cut short; what cut it short is the error then."""
+    try:
+        yield
+    except BaseException:
+        try:
+            _record(desk, node, found, calls())
+        except CocoonError as error:
+            click.echo(f"and the history does not have it: {error}", err=True)
+        raise
+    _record(desk, node, found, calls())
 
 
 def _record(desk: Desk, node: str, found: list[Found], calls: Mapping[tuple[str, str], int]) -> None:

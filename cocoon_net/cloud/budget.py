@@ -119,7 +119,10 @@ class Budget:
 
     def _refuse_when_stopped(self) -> None:
         if self._stop.asked:
-            raise CloudNotAsked(f"not asked: {self._stop.asked} came while the API was not to be asked so often")
+            raise CloudNotAsked(
+                f"not asked: {self._stop.asked} came while the API was not to be asked so often",
+                hint="give the same command again",
+            )
 
     def answered(self, sent: float, *, throttled: bool) -> None:
         """Take note of how a call that was admitted at ``sent`` was answered."""

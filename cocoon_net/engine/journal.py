@@ -274,11 +274,11 @@ class Journal(Operations):
         rows = self._db.query("SELECT action, sum(count) AS n FROM calls WHERE run = ? GROUP BY action", [run])
         return {row["action"]: int(row["n"]) for row in rows}
 
-    def refusals(self, run: str = "") -> dict[tuple[str, str], int]:
-        """Return (action, code) -> how often the cloud answered a run so, or all runs; successes are left out."""
-        where, values = ("WHERE run = ?", [run]) if run else ("", [])
+    @reading("the calls of a run")
+    def refusals(self, run: str) -> dict[tuple[str, str], int]:
+        """Return (action, code) -> how often the cloud answered a run so; successes are left out."""
         rows = self._db.query(
-            f"SELECT action, code, sum(count) AS n FROM refused_calls {where} GROUP BY action, code", values
+            "SELECT action, code, sum(count) AS n FROM refused_calls WHERE run = ? GROUP BY action, code", [run]
         )
         return {(row["action"], row["code"]): int(row["n"]) for row in rows}
 

@@ -11,8 +11,8 @@ from cocoon_net.clock import SystemClock
 from cocoon_net.cloud.volcengine.client import Client
 from cocoon_net.cloud.volcengine.credentials import CredentialSource
 from cocoon_net.cloud.volcengine.metadata import Metadata
-from cocoon_net.errors import SpecError
 from cocoon_net.lab import namespace
+from cocoon_net.lab.cloud.faults import parse_settings
 from cocoon_net.lab.lab import Lab
 from cocoon_net.lab.machine import become, environment
 
@@ -28,15 +28,11 @@ def call(lab: Lab, machine: str, action: str, params: Mapping[str, object]) -> d
 
 def parse_params(words: Sequence[str]) -> dict[str, object]:
     """Read ``KEY=VALUE``; a value that is JSON (a number, a list) is meant as such. Raises SpecError."""
-    params: dict[str, object] = {}
-    for word in words:
-        key, separator, value = word.partition("=")
-        if not key or not separator:
-            raise SpecError(
-                f"{word!r} is not KEY=VALUE", hint="e.g. NetworkInterfaceId=eni-abc PrivateIpAddress='[\"…\"]'"
-            )
-        try:
-            params[key] = json.loads(value)
-        except ValueError:
-            params[key] = value
-    return params
+    return {key: _value(text) for key, text in parse_settings(words).items()}
+
+
+def _value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

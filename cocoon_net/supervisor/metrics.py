@@ -148,7 +148,9 @@ class _Collector:
             yield family
 
         calls = CounterMetricFamily(
-            "cocoon_net_api_calls", "Calls of the cloud's API by runs, audits and gc.", labels=["action", "code"]
+            "cocoon_net_api_calls",
+            "Calls of the cloud's API by runs, the daemon's audits and gc.",
+            labels=["action", "code"],
         )
         for (action, code), count in sorted(now.api.items()):
             calls.add_metric([action, code or "ok"], count)

@@ -19,8 +19,9 @@ from cocoon_net.cloud.garbage import LookedAfter
 from cocoon_net.cloud.volcengine.eni import Eni
 from cocoon_net.cloud.volcengine.fence import garbage_refusal
 from cocoon_net.cloud.volcengine.strays import Strays, _age
+from cocoon_net.engine.answers import Answers
 from cocoon_net.engine.journal import Journal
-from cocoon_net.errors import CloudError, InvariantError
+from cocoon_net.errors import CloudError, InvariantError, StoreError
 from cocoon_net.events import Bus
 from cocoon_net.lab.cloud import Cloud
 from cocoon_net.lab.fleet import write_workflows
@@ -136,6 +137,20 @@ def test_what_was_deleted_before_the_cloud_fell_ill_is_in_the_history_too(node: 
     with runs.glance(node.site, "a look", bus=Bus(), say=lambda line: None) as desk:
         (entry,) = [each for each in desk.journal.history.entries() if each.what == "collected"]
     assert entry.details["interfaces"] == [garbage]
+
+
+def test_a_history_without_room_does_not_hide_what_the_cloud_said(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.init()
+
+    def full(self: Answers, calls: Any) -> None:
+        raise StoreError("no room on the disk")
+
+    monkeypatch.setattr(Answers, "add", full)
+    assert node.gc()[0] == 74, "alone, it is the error"
+    node.cloud.admin.set_faults({"fail.DescribeSubnets": "LackPolicy@403"})
+    code, said = node.gc()
+    assert code == 77
+    assert "LackPolicy" in said and "the history does not have it: no room on the disk" in said
 
 
 def test_what_is_not_garbage_stays(node: Node) -> None:

@@ -151,7 +151,7 @@ class Faults:
 def parse_settings(items: Iterable[str]) -> dict[str, str]:
     """Split ``key=value`` items; raises ``SpecError`` for one without ``=``."""
     pairs = [item.partition("=") for item in items]
-    if wrong := [key for key, equals, _ in pairs if not equals]:
+    if wrong := [key for key, equals, _ in pairs if not key or not equals]:
         raise SpecError([f"{key}: wanted KEY=VALUE" for key in wrong])
     return {key: value for key, _, value in pairs}
 
