@@ -12,7 +12,8 @@ import pytest
 
 from cocoon_net import store
 from cocoon_net.errors import StoreError
-from cocoon_net.store import MIGRATIONS, open_copy, open_database
+from cocoon_net.schema import MIGRATIONS
+from cocoon_net.store import open_copy, open_database
 
 
 def test_a_directory_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_a_copy_of_an_older_database_is_migrated_in_memory_alone(
 ) -> None:
     path = tmp_path / "node.db"
     with monkeypatch.context() as older:
-        older.setattr(store, "MIGRATIONS", {"0001_engine": store.MIGRATIONS["0001_engine"]})
+        older.setattr(store, "MIGRATIONS", {"0001_engine": MIGRATIONS["0001_engine"]})
         open_database(path).close()
     copy = open_copy(path)
     assert list(copy.query("SELECT * FROM leases")) == []
