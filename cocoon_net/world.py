@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -12,8 +12,9 @@ from cocoon_net.clock import SystemClock
 from cocoon_net.cloud.platform import Platform, connect
 from cocoon_net.engine.journal import Journal
 from cocoon_net.engine.model import Call, Change, Context, Inventory, Seen
-from cocoon_net.engine.runner import Runner, describe
+from cocoon_net.engine.runner import Runner
 from cocoon_net.engine.workflow import Repair
+from cocoon_net.errors import WorldError
 from cocoon_net.events import Bus
 from cocoon_net.records import Instance
 from cocoon_net.site import Site
@@ -110,20 +111,31 @@ class Shelves:
         return self._own.get(change.key, self._rest).apply(change, token, cx)
 
 
-def reassert(site: Site, database: Database, *, skip_firewall: bool) -> list[str]:
-    """Put the node's own side right after a reboot, without the cloud; returns what was changed, a line each.
+def reassert(
+    site: Site, database: Database, changed: Callable[[Change], None], *, skip_firewall: bool, only: Collection[str]
+) -> None:
+    """Put the node's own side right, without the cloud: the steps named ``only``; ``changed`` is told each change.
 
-    Raises WorldError. A node that was never provisioned by us (no ended init or adopt), or was torn down since with
-    something left over, is left alone; so is a step that its workflow does not mark ``repair = "auto"``.
+    Raises the first step's WorldError, after the others had their turn. A node that was never provisioned by us (no
+    ended init or adopt), or was torn down since with something left over, is left alone; so is a step that its
+    workflow does not mark ``repair = "auto"``.
     """
     journal = Journal(database)
     run = journal.latest("init", "adopt", "teardown")
     if run is None or run.workflow == "teardown" or not journal.lineage():
-        return []
+        return
     world = World(site, run.spec, database)
     clock = SystemClock()
     runner = Runner(journal, STEPS, world.node, clock=clock, bus=Bus())
     cx = Context(run.spec, run.instance, journal.ledger(), run.lineage, clock.now())
-    auto = {stage.name for stage in run.plan.stages if stage.repair is Repair.AUTO}
-    only = (NODE & auto) - {"routes"} - ({"firewall"} if skip_firewall else frozenset())
-    return [describe(change) for change in runner.reassert(run.plan, cx, only)]
+    left_alone = {"routes", *(["firewall"] if skip_firewall else [])}
+    failed: WorldError | None = None
+    for stage in run.plan.stages:
+        if stage.name in NODE & set(only) - left_alone and stage.repair is Repair.AUTO:
+            try:
+                for change in runner.reassert(run.plan, cx, {stage.name}):
+                    changed(change)
+            except WorldError as error:
+                failed = failed or error
+    if failed is not None:
+        raise failed

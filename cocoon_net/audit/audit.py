@@ -41,15 +41,6 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 CLOUD = ("subnet", "enis", "ingress", "attach", "addresses")
-KINDS = {
-    "bridge": Kind.BRIDGE,
-    "sysctl": Kind.SYSCTL,
-    "firewall": Kind.FIREWALL,
-    "cni": Kind.CONFLIST,
-    "dhcp": Kind.POOL,
-}
-"""Steps of the node whose changes are told as they are."""
-
 SETTLING = 0.3
 """Seconds that a lease may be on its way between the book, the kernel and leases.json."""
 
@@ -181,7 +172,7 @@ class Audit:
     def _look_at_node(self) -> None:
         from cocoon_net.node import netlink
 
-        for stage in self._stages(("links", *(() if self._wishes.as_found else KINDS))):
+        for stage in self._stages(("links", *(() if self._wishes.as_found else comparison.STEPS))):
             auto = stage.repair is Repair.AUTO
             if stage.name == "firewall" and self._wishes.skip_firewall:
                 continue
@@ -194,7 +185,7 @@ class Audit:
                     found += comparison.of_links(outlook, self._cx, names, repaired=auto)
                     self._follow_names(outlook)
                 else:
-                    found += comparison.of_node(KINDS[stage.name], outlook.changes, repaired=auto)
+                    found += comparison.of_node(comparison.STEPS[stage.name], outlook.changes, repaired=auto)
                 if stage.name == "cni":
                     files = checks.read_conflists(self._site.cni_conf_dir)
                     found += checks.broken_neighbours(files, CONFLIST, conflist.NAME)

@@ -13,10 +13,19 @@ from ipaddress import IPv4Address
 
 from cocoon_net.audit.finding import Evidence, Kind, Sighting, Source
 from cocoon_net.engine.forecast import Outlook, Planned, differing
-from cocoon_net.engine.model import Busy, Context, Seen, Verb
+from cocoon_net.engine.model import Busy, Change, Context, Seen, Verb
 from cocoon_net.engine.plan import natural
 from cocoon_net.records import AddressSet, Attachment, Interface, Link, Record, Route
 from cocoon_net.spec import DEFAULT_DNS, POOL_SIZE_INIT, Spec
+
+STEPS: Mapping[str, Kind] = {
+    "bridge": Kind.BRIDGE,
+    "sysctl": Kind.SYSCTL,
+    "firewall": Kind.FIREWALL,
+    "cni": Kind.CONFLIST,
+    "dhcp": Kind.POOL,
+}
+"""Steps of the node whose changes are told as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +95,19 @@ def of_node(kind: Kind, changes: Iterable[Planned], *, repaired: bool) -> list[S
     return [_changed(kind, planned, source, auto if repaired else _calls(planned)) for planned in changes]
 
 
+def of_mended(change: Change) -> Sighting:
+    """Tell what the service put right of itself, by what it changed."""
+    kind = Kind.LINK_DOWN if change.step == "links" else STEPS[change.step]
+    return _changed(kind, Planned(change, ()), Source.KERNEL, _MENDED)
+
+
+def of_rerouted(address: int) -> Sighting:
+    """Tell of a lease's route that others removed or replaced, and that was set again."""
+    key = f"{IPv4Address(address)}/32"
+    said = (Evidence(Source.KERNEL, "removed or replaced by somebody else"),)
+    return Sighting(Kind.ROUTE_MISSING, key, f"the route to {key} was taken away", said, _MENDED)
+
+
 def of_links(outlook: Outlook, cx: Context, names: Mapping[str, str], *, repaired: bool) -> list[Sighting]:
     """Tell which links are missing, down, or not as the ledger has them; ``names`` is the kernel's: name -> MAC."""
     known = {key: record for key, record in cx.records("links").items() if isinstance(record, Link)}
@@ -140,6 +162,7 @@ def of_routes(bound: frozenset[IPv4Address], seen: Seen, link: str) -> list[Sigh
     return out
 
 
+_MENDED = "the service put it right"
 _ROUTES = "the service puts its routes right by itself; without one, `cocoon-net daemon` does at its start"
 
 

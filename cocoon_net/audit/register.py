@@ -7,6 +7,7 @@ For whoever shows them (metrics, status page, control socket): ``open_findings``
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import datetime
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,14 @@ class Register:
                 "DELETE FROM findings WHERE resolved <> '' AND id <= (SELECT max(id) FROM findings) - ?", [KEPT]
             )
         return changed
+
+    def mended(self, sightings: Iterable[Sighting], at: datetime) -> None:
+        """Write down what was wrong for a moment and is put right: findings that are over, unless they are open."""
+        known = {finding.sighting.place for finding in self.open_findings()}
+        with self._database.atomic():
+            for sighting in sightings:
+                if sighting.place not in known:
+                    self._put(Finding(sighting, at, 1, at, at), new=True)
 
     def open_findings(self) -> list[Finding]:
         """Return what is wrong, the oldest first."""

@@ -147,6 +147,12 @@ class Routes:
             self._wire.close()
             self._wire = None
 
+    def lose(self, addresses: Iterable[int]) -> None:
+        """Take routes for gone: somebody else removed or replaced them."""
+        for address in addresses:
+            if self.state(address) is PRESENT:
+                self._move(address, RouteTrigger.LOSE)
+
     def install(self, addresses: Iterable[int]) -> set[int]:
         """Have routes to ``addresses``; returns those that could not be had. Present ones cost nothing."""
         todo = [address for address in addresses if address not in self._states]

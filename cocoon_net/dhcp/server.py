@@ -9,7 +9,7 @@ import contextlib
 import gc
 import select
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from loguru import logger
@@ -125,6 +125,13 @@ class Server:
         For an audit that found a difference: routes that others removed are not noticed otherwise.
         """
         self._orders.ask(lambda now: self._routes.doubt())
+
+    def reroute(self, addresses: Collection[int]) -> list[int]:
+        """Set the routes to those of ``addresses`` that are leased, whatever others made of them; returns those set.
+
+        Raises NodeTransient when the loop does not answer.
+        """
+        return self._orders.ask(lambda now: self._reroute(addresses))
 
     def project(self) -> None:
         """Write leases.json anew, for an audit that found it changed by others."""
@@ -371,6 +378,13 @@ class Server:
         if settled.error is not None:
             raise settled.error
         return True
+
+    def _reroute(self, addresses: Collection[int]) -> list[int]:
+        bound = [address for address in addresses if self._is_bound(address)]
+        self._routes.lose(bound)
+        failed = self._routes.install(bound)
+        self._unrouted |= failed
+        return [address for address in bound if address not in failed]
 
     def _adopt(self, pool: records.Pool, settings: Settings) -> None:
         before, after = self._table.pool, self._compiled(pool, settings)

@@ -13,10 +13,9 @@ import sys
 from typing import NamedTuple
 
 from cocoon_net.errors import NodeTransient
+from cocoon_net.node.rtnetlink import HEADER, attributes, messages
 
-_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
-_ATTRIBUTE = struct.Struct("=HH")
 _NEW_LINK, _DELETED_LINK, _GET_LINK, _DONE, _ERROR = 16, 17, 18, 3, 2
 _LIST = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
 _NOTICES = 1  # RTMGRP_LINK
@@ -90,11 +89,11 @@ class Watch:
         self._links.clear()
         request = _LINK.pack(0, 0, 0, 0, 0)
         try:
-            self.socket.send(_HEADER.pack(_HEADER.size + len(request), _GET_LINK, _LIST, 1, 0) + request)
+            self.socket.send(HEADER.pack(HEADER.size + len(request), _GET_LINK, _LIST, 1, 0) + request)
             while True:
                 data = self.socket.recv(1 << 17)
                 self._read(data)
-                if any(kind in (_DONE, _ERROR) for kind, _ in _messages(data)):
+                if any(message.kind in (_DONE, _ERROR) for message in messages(data)):
                     break
         except OSError as error:
             raise NodeTransient(f"the kernel does not list its links: {error}") from error
@@ -102,7 +101,7 @@ class Watch:
 
     def _read(self, data: bytes) -> bool:
         changed = False
-        for kind, body in _messages(data):
+        for kind, _, _, _, body in messages(data):
             if kind not in (_NEW_LINK, _DELETED_LINK):
                 continue
             family, _, index, flags, _ = _LINK.unpack_from(body)
@@ -113,10 +112,10 @@ class Watch:
                 self._links.pop(index, None)
                 now = None
             else:
-                attributes = _attributes(body)
-                name = attributes.get(_NAME, b"").rstrip(b"\0").decode(errors="replace")
-                master = int.from_bytes(attributes.get(_MASTER, b""), sys.byteorder)
-                now = self._links[index] = Seen(name, attributes.get(_ADDRESS, b""), master, bool(flags & _UP))
+                known = dict(attributes(body, _LINK.size))
+                name = known.get(_NAME, b"").rstrip(b"\0").decode(errors="replace")
+                master = int.from_bytes(known.get(_MASTER, b""), sys.byteorder)
+                now = self._links[index] = Seen(name, known.get(_ADDRESS, b""), master, bool(flags & _UP))
             changed |= before != now
             if index == self.index and before != now:
                 self.disturbances += 1
@@ -129,25 +128,3 @@ class Watch:
             self.disturbances += 1
         self.ports = {link.name: at for at, link in self._links.items() if index and link.master == index}
         self.names = {at: name for name, at in self.ports.items()}
-
-
-def _messages(data: bytes) -> list[tuple[int, bytes]]:
-    out, at = [], 0
-    while at + _HEADER.size <= len(data):
-        length, kind, _, _, _ = _HEADER.unpack_from(data, at)
-        if length < _HEADER.size:
-            break
-        out.append((kind, data[at + _HEADER.size : at + length]))
-        at += length + 3 & ~3
-    return out
-
-
-def _attributes(body: bytes) -> dict[int, bytes]:
-    out, at = {}, _LINK.size
-    while at + _ATTRIBUTE.size <= len(body):
-        length, kind = _ATTRIBUTE.unpack_from(body, at)
-        if length < _ATTRIBUTE.size:
-            break
-        out[kind] = body[at + _ATTRIBUTE.size : at + length]
-        at += length + 3 & ~3
-    return out

@@ -11,11 +11,12 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 
 from cocoon_net.errors import NodeTransient
 from cocoon_net.node.netlink import refusal
+from cocoon_net.node.rtnetlink import ATTRIBUTE, HEADER, SOL_NETLINK, messages
 from cocoon_net.records import ROUTE_PROTOCOL
 
 BATCH = 1000
@@ -30,9 +31,10 @@ ANSWER_WITHIN = 5
 DUMP_TRIES = 5
 """How often a listing is started again that changed while it was read."""
 
-_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
+PORTS: set[int] = set()
+"""The kernel's numbers of the sockets of this process that change routes: its notices carry them (rtnetlink(7))."""
+
 _ROUTE = struct.Struct("=BBBBBBBBI")  # rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
-_ATTRIBUTE = struct.Struct("=HH")  # rtattr: length, type
 _WORD = struct.Struct("=I")
 _ERRNO = struct.Struct("=i")
 _ADDRESS = struct.Struct(">I")
@@ -41,12 +43,12 @@ _NLMSG_ERROR, _NLMSG_DONE, _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 2, 3, 2
 _REQUEST, _ACK, _DUMP, _DUMP_INTR, _REPLACE, _CREATE = 0x1, 0x4, 0x300, 0x10, 0x100, 0x400
 _RTA_DST, _RTA_OIF = 1, 4
 _TABLE_MAIN, _SCOPE_LINK, _UNICAST = 254, 253, 1
-_SOL_NETLINK, _CAP_ACK, _STRICT_CHECK = 270, 10, 12
+_CAP_ACK, _STRICT_CHECK = 10, 12
 _SO_RCVBUFFORCE = 33
 
-_SIZE = _HEADER.size + _ROUTE.size + 2 * (_ATTRIBUTE.size + 4)
+_SIZE = HEADER.size + _ROUTE.size + 2 * (ATTRIBUTE.size + 4)
 _SEQUENCE_AT, _FLAGS_AT = 8, 6
-_DESTINATION_AT = _HEADER.size + _ROUTE.size + _ATTRIBUTE.size
+_DESTINATION_AT = HEADER.size + _ROUTE.size + ATTRIBUTE.size
 
 
 class RouteWire:
@@ -138,7 +140,7 @@ class RouteWire:
         failures: dict[int, int] = {}
         last = first + len(batch) - 1
         while True:
-            for kind, _, sequence, body in _messages(self._socket.recv(1 << 16)):
+            for kind, _, sequence, _, body in messages(self._socket.recv(1 << 16)):
                 if kind != _NLMSG_ERROR or not first <= sequence <= last:
                     continue
                 code = -_ERRNO.unpack_from(body)[0]
@@ -157,14 +159,14 @@ def routes(protocol: int = ROUTE_PROTOCOL, link_index: int = 0) -> list[tuple[in
 
     ``link_index`` narrows it to one link. Raises NodeTransient when the table does not hold still.
     """
-    link = _ATTRIBUTE.pack(8, _RTA_OIF) + _WORD.pack(link_index) if link_index else b""
+    link = ATTRIBUTE.pack(8, _RTA_OIF) + _WORD.pack(link_index) if link_index else b""
     request = _ROUTE.pack(socket.AF_INET, 0, 0, 0, _TABLE_MAIN, protocol, 0, 0, 0) + link
     with _open() as sock:
-        sock.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)
+        sock.setsockopt(SOL_NETLINK, _STRICT_CHECK, 1)
         for sequence in range(1, DUMP_TRIES + 1):
             try:
                 sock.send(
-                    _HEADER.pack(_HEADER.size + len(request), _RTM_GETROUTE, _REQUEST | _DUMP, sequence, 0) + request
+                    HEADER.pack(HEADER.size + len(request), _RTM_GETROUTE, _REQUEST | _DUMP, sequence, 0) + request
                 )
                 found = _listing(sock, sequence, protocol)
             except OSError as error:
@@ -179,7 +181,7 @@ def _listing(sock: socket.socket, sequence: int, protocol: int) -> list[tuple[in
     found: list[tuple[int, int]] = []
     whole = True
     while True:
-        for kind, flags, number, body in _messages(sock.recv(1 << 17)):
+        for kind, flags, number, _, body in messages(sock.recv(1 << 17)):
             if number != sequence:
                 continue
             whole = whole and not flags & _DUMP_INTR
@@ -207,7 +209,7 @@ def _route(body: memoryview, protocol: int) -> tuple[int, int] | None:
     address = index = 0
     at = _ROUTE.size
     while at + 4 <= len(body):
-        size, what = _ATTRIBUTE.unpack_from(body, at)
+        size, what = ATTRIBUTE.unpack_from(body, at)
         if what == _RTA_DST:
             address = _ADDRESS.unpack_from(body, at + 4)[0]
         elif what == _RTA_OIF:
@@ -216,24 +218,13 @@ def _route(body: memoryview, protocol: int) -> tuple[int, int] | None:
     return address, index
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, int, memoryview]]:
-    """Split a datagram of the kernel into (type, flags, sequence, body)."""
-    view, at = memoryview(data), 0
-    while at + _HEADER.size <= len(data):
-        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, at)
-        if length < _HEADER.size:
-            return
-        yield kind, flags, sequence, view[at + _HEADER.size : at + length]
-        at += length + 3 & ~3
-
-
 def _template(kind: int, flags: int, protocol: int, link_index: int) -> bytes:
     return (
-        _HEADER.pack(_SIZE, kind, flags, 0, 0)
+        HEADER.pack(_SIZE, kind, flags, 0, 0)
         + _ROUTE.pack(socket.AF_INET, 32, 0, 0, _TABLE_MAIN, protocol, _SCOPE_LINK, _UNICAST, 0)
-        + _ATTRIBUTE.pack(8, _RTA_DST)
+        + ATTRIBUTE.pack(8, _RTA_DST)
         + bytes(4)
-        + _ATTRIBUTE.pack(8, _RTA_OIF)
+        + ATTRIBUTE.pack(8, _RTA_OIF)
         + _WORD.pack(link_index)
     )
 
@@ -244,7 +235,8 @@ def _open() -> socket.socket:
     except OSError as error:
         raise refusal(error.errno or errno.EIO, "open a netlink socket") from error
     sock.bind((0, 0))
-    sock.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)  # an error need not bring the message back
+    PORTS.add(sock.getsockname()[0])
+    sock.setsockopt(SOL_NETLINK, _CAP_ACK, 1)  # an error need not bring the message back
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", ANSWER_WITHIN, 0))
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)

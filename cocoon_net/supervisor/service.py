@@ -12,6 +12,7 @@ import os
 import sqlite3
 import sys
 import threading
+from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC
@@ -22,22 +23,29 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from cocoon_net import records, world
-from cocoon_net.audit.finding import Kind, Pass
+from cocoon_net.audit import comparison
+from cocoon_net.audit.finding import Kind, Pass, Sighting
 from cocoon_net.audit.register import Register
 from cocoon_net.clock import SystemClock
 from cocoon_net.dhcp.book import Book
 from cocoon_net.engine.journal import Journal
-from cocoon_net.engine.model import Context
+from cocoon_net.engine.model import Change, Context
+from cocoon_net.engine.runner import describe
 from cocoon_net.errors import CocoonError, NodeError, SpecError, WorldError
 from cocoon_net.events import Bus, Event
+from cocoon_net.locks import holder
+from cocoon_net.node.notices import Notices, Stir, Topic
 from cocoon_net.recovery import keep
 from cocoon_net.site import Site
+from cocoon_net.steps import NODE
+from cocoon_net.steps.node import settled_links
 from cocoon_net.store import open_database
 from cocoon_net.supervisor import log, takeover
 from cocoon_net.supervisor.auditor import Auditor, command, lasting, report
 from cocoon_net.supervisor.dashboard import Dashboard
 from cocoon_net.supervisor.feed import Feed
 from cocoon_net.supervisor.lifecycle import Lifecycle, Phase, announce
+from cocoon_net.supervisor.mender import Mender, Outcome, steps_of
 from cocoon_net.supervisor.narrator import Narrator
 from cocoon_net.supervisor.status import DAEMON_NOTE
 from cocoon_net.supervisor.survey import Survey, require_links
@@ -90,7 +98,15 @@ class Audited:
     seen: Pass
 
 
-Order = Stop | Reload | Ended | Surveyed | Audited
+@dataclass(frozen=True, slots=True)
+class Stirred:
+    """The kernel told of changes; somebody waits for what comes of it."""
+
+    stir: Stir
+    outcome: Future[Outcome]
+
+
+Order = Stop | Reload | Ended | Surveyed | Audited | Stirred
 
 
 class Service:
@@ -157,17 +173,23 @@ class Service:
         else:
             self._reassert()
 
-    def _reassert(self) -> None:
+    def _reassert(self, only: Collection[str] = NODE) -> list[Change]:
+        """Put the node's side right, all of it or some steps; returns what was changed."""
+        changes: list[Change] = []
         try:
-            changed = world.reassert(self._site, self._database, skip_firewall=self._options.skip_iptables)
+            world.reassert(
+                self._site, self._database, changes.append, skip_firewall=self._options.skip_iptables, only=only
+            )
         except WorldError as error:
             # Guests that could be served must not wait for a rule or a setting.
+            if error.message != self._unsettled:
+                logger.error("the node could not be put right: {}", error.message)
             self._unsettled = error.message
-            logger.error("the node could not be put right: {}", error.message)
-            return
-        self._unsettled = ""
-        for line in changed:
-            logger.info("put right: {}", line)
+        else:
+            self._unsettled = "" if only is NODE else self._unsettled
+        for change in changes:
+            logger.info("put right: {}", describe(change))
+        return changes
 
     def _open(self, parts: contextlib.ExitStack) -> None:
         self._narrator.start()
@@ -191,6 +213,7 @@ class Service:
         # Before the listeners go: a stream would keep them waiting.
         parts.callback(self._feed.close)
         if self._survey is not None:
+            self._open_mender(parts)
             self._open_scheduler(parts, self._survey)
             if self._options.audit_every:
                 self._auditor = self._open_auditor(parts)
@@ -262,6 +285,25 @@ class Service:
         scheduler.start()
         parts.callback(scheduler.shutdown, wait=False)
 
+    def _open_mender(self, parts: contextlib.ExitStack) -> None:
+        """Hear what changes in the kernel; without, the audits see it, later."""
+        try:
+            mender = Mender(Notices(self._links, self._pool.subnet), self._ask_to_mend)
+        except CocoonError as error:
+            logger.warning("what changes in the kernel is seen by audits only: {}", error.message)
+            return
+        mender.start()
+        parts.callback(mender.stop)
+
+    def _ask_to_mend(self, stir: Stir, stopping: threading.Event) -> Outcome:
+        """Have the main thread mend, and wait for it; called by the mender's thread."""
+        outcome: Future[Outcome] = Future()
+        self._orders.put(Stirred(stir, outcome))
+        while not stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                return outcome.result(0.2)
+        return Outcome.LATER
+
     def _open_auditor(self, parts: contextlib.ExitStack) -> Auditor:
         words, environment = command(self._site, skip_firewall=self._options.skip_iptables)
         auditor = Auditor(words, environment, lambda seen: self._orders.put(Audited(seen)))
@@ -289,6 +331,8 @@ class Service:
                     self._judge()
                 case Audited(seen):
                     self._audited(seen)
+                case Stirred(stir, outcome):
+                    outcome.set_result(self._mend(stir))
                 case Ended(result):
                     result.result()
                     return "the DHCP server ended"
@@ -323,6 +367,40 @@ class Service:
             raise SpecError(f"{path} is not there", hint="make it, or leave --dhcp-settings out") from None
         except (OSError, UnicodeDecodeError) as error:
             raise NodeError(f"{path} cannot be read: {error}") from error
+
+    def _mend(self, stir: Stir) -> Outcome:
+        """Put right what a notice of the kernel is about: routes in any case, the rest unless a run is at it."""
+        sightings: list[Sighting] = []
+        steps, was, at = steps_of(stir), self._unsettled, self._clock.now()
+        try:
+            if self._server is not None and Topic.LOST in stir.topics:
+                self._server.reconcile()
+            elif self._server is not None and stir.routes:
+                sightings += map(comparison.of_rerouted, self._server.reroute(stir.routes))
+            later = bool(steps) and self._run_at_work()
+            if steps and not later and not takeover.stands_as_found(self._database):
+                sightings += map(comparison.of_mended, self._reassert(steps))
+            if sightings:
+                self._register.mended(sightings, at)
+            if self._unsettled != was:
+                self._judge()
+        except (CocoonError, sqlite3.Error) as error:
+            logger.error("what changed could not be put right: {}", getattr(error, "message", error))
+            return Outcome.LATER
+        if later:
+            return Outcome.LATER
+        return Outcome.MENDED if sightings else Outcome.RIGHT
+
+    def _run_at_work(self) -> bool:
+        """Whether a run acts or is not finished: then the node is not to be as the last one left it."""
+        acting = holder(self._site.run_lock)
+        if acting is not None and acting.owner != "audit --repair":
+            return True
+        return Journal(self._database).unfinished() is not None
+
+    def _links(self) -> tuple[str, ...]:
+        context = self._survey.context if self._survey is not None else None
+        return settled_links(context) if context is not None else ()
 
     def _audited(self, seen: Pass) -> None:
         """Write down what a pass saw, and have the DHCP server do its part: routes, leases.json, the pool."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +79,42 @@ class Node:
         done = subprocess.run(line, env=self.environment(), capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
+    @contextlib.contextmanager
+    def serving(self, every: str = "1") -> Iterator[Path]:
+        """Have a daemon that audits every so many seconds; yields its log."""
+        log = self.home / "daemon.log"
+        options = ("--metrics-addr", "", "--audit-every", every)
+        line = self.line(sys.executable, "-m", "cocoon_net", "daemon", *options)
+        with log.open("w") as out, subprocess.Popen(line, env=self.environment(), stderr=out) as process:
+            try:
+                eventually(lambda: "serving:" in log.read_text() or process.poll() is not None)
+                assert process.poll() is None, log.read_text()
+                yield log
+            finally:
+                pid = json.loads((self.home / "state" / "daemon.lock").read_text())["pid"]
+                os.kill(pid, signal.SIGTERM)
+                process.wait(20)
+
+    def findings(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Return what is wrong, as the service wrote it down."""
+        return {(row["kind"], row["key"]): row for row in self._found("resolved = ''")}
+
+    def over(self) -> Counter[str]:
+        """Return what was wrong and is over: kind -> how often."""
+        return Counter(row["kind"] for row in self._found("resolved <> ''"))
+
+    def _found(self, where: str) -> list[dict[str, Any]]:
+        with contextlib.closing(sqlite3.connect(self.home / "state" / "cocoon-net.db", timeout=10)) as database:
+            database.row_factory = sqlite3.Row
+            return [dict(row) for row in database.execute(f"SELECT * FROM findings WHERE {where}")]
+
+    def guest(self, name: str) -> str:
+        """Add a guest; returns the address that it got."""
+        lab = [sys.executable, "-m", "cocoon_net", "lab", "guest", "add", "--name", self.name]
+        done = subprocess.run([*lab, "node1", name], env=self.environment(), capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return re.search(r"172\.20\.100\.\d+", done.stdout)[0]  # type: ignore[index]
 
     def interfaces(self) -> list[dict[str, Any]]:
         """Return our interfaces as the cloud has them."""

@@ -8,58 +8,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
-
-EVERY = "1"
-
-
-@contextlib.contextmanager
-def serving(node: Any, eventually: Any) -> Iterator[Path]:
-    """A daemon that audits all the time; yields its log."""
-    log = node.home / "daemon.log"
-    line = node.line(sys.executable, "-m", "cocoon_net", "daemon", "--metrics-addr", "", "--audit-every", EVERY)
-    with log.open("w") as out, subprocess.Popen(line, env=node.environment(), stderr=out) as process:
-        try:
-            eventually(lambda: "serving:" in log.read_text() or process.poll() is not None)
-            assert process.poll() is None, log.read_text()
-            yield log
-        finally:
-            pid = json.loads((node.home / "state" / "daemon.lock").read_text())["pid"]
-            os.kill(pid, signal.SIGTERM)
-            process.wait(20)
-
-
-def findings(node: Any) -> dict[tuple[str, str], dict[str, Any]]:
-    """What is wrong, as the service wrote it down."""
-    import sqlite3
-
-    with contextlib.closing(sqlite3.connect(node.home / "state" / "cocoon-net.db", timeout=10)) as database:
-        database.row_factory = sqlite3.Row
-        rows = database.execute("SELECT * FROM findings WHERE resolved = ''").fetchall()
-    return {(row["kind"], row["key"]): dict(row) for row in rows}
-
-
-def over(node: Any) -> set[str]:
-    """Kinds of what was wrong and is over."""
-    import sqlite3
-
-    with contextlib.closing(sqlite3.connect(node.home / "state" / "cocoon-net.db", timeout=10)) as database:
-        return {kind for (kind,) in database.execute("SELECT kind FROM findings WHERE resolved <> ''")}
-
-
-def guest(node: Any, name: str) -> str:
-    lab = [sys.executable, "-m", "cocoon_net", "lab", "guest", "add", "--name", node.name]
-    done = subprocess.run([*lab, "node1", name], env=node.environment(), capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return re.search(r"172\.20\.100\.\d+", done.stdout)[0]  # type: ignore[index]
 
 
 def client(node: Any, name: str) -> int:
@@ -75,8 +30,8 @@ def own(node: Any, name: str) -> list[str]:
 
 
 def test_what_is_pulled_is_back_within_an_audit_and_the_guest_goes_on(node: Any, eventually: Any) -> None:
-    with serving(node, eventually) as log:
-        address = guest(node, "g1")
+    with node.serving() as log:
+        address = node.guest("g1")
         for kind, pull in (
             ("firewall", "iptables -F COCOON-NET-FORWARD"),
             ("conflist", f"rm {node.home}/cni/30-cocoon-dhcp.conflist"),
@@ -88,32 +43,32 @@ def test_what_is_pulled_is_back_within_an_audit_and_the_guest_goes_on(node: Any,
             words = ["ip", "netns", "exec", f"{node.name}-host", "ping", "-c", "10", "-i", "1", "-W", "1", address]
             ping = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
             node.inside("sh", "-c", pull)
-            eventually(lambda kind=kind: kind in over(node), 60)
+            eventually(lambda kind=kind: kind in node.over(), 60)
             told, _ = ping.communicate(timeout=60)
             received = int(told.partition(" received")[0].rsplit(" ", 1)[-1])
             assert received >= 9, f"{kind}: {told}"
         # Traffic stops at once with this one, until the next audit: nobody is told when a setting changes.
         node.inside("sysctl", "-w", "net.ipv4.conf.all.rp_filter=1")
-        eventually(lambda: "sysctl" in over(node), 60)
+        eventually(lambda: "sysctl" in node.over(), 60)
         assert node.inside("sysctl", "-n", "net.ipv4.conf.all.rp_filter").strip() == "0"
-        eventually(lambda: not findings(node), 60)
+        eventually(lambda: not node.findings(), 60)
         assert address in (node.home / "state" / "leases.json").read_text()
         assert "put right" in log.read_text()
 
 
 def test_an_address_that_the_cloud_takes_away_is_drained_and_comes_back(node: Any, eventually: Any) -> None:
-    with serving(node, eventually) as log:
-        address = guest(node, "g2")
+    with node.serving() as log:
+        address = node.guest("g2")
         (interface,) = [row for row in node.interfaces() if address in row["secondaries"]]
         node.cloud("UnassignPrivateIpAddresses", NetworkInterfaceId=interface["id"], PrivateIpAddress=[address])
         eventually(lambda: f"{address} is not leased any more" in log.read_text(), 90)
-        told = findings(node)["address-gone", address]
+        told = node.findings()["address-gone", address]
         assert {e["source"] for e in json.loads(told["evidence"]) if e["agrees"]} == {"cloud", "metadata"}
         assert told["confirmed"] >= 3 and "cocoon-net init" in told["advice"]
         rows = json.loads(node.product("lease", "list", "--json").stdout)
         rows = rows["leases"] if isinstance(rows, dict) else rows
         assert [row["stranded"] for row in rows if row["ip"] == address] == [True]
-    with serving(node, eventually) as log:
+    with node.serving() as log:
         # The findings decide after a restart, too: the client that renews is told to move, and does.
         rows = json.loads(node.product("lease", "list", "--json").stdout)
         rows = rows["leases"] if isinstance(rows, dict) else rows
@@ -128,22 +83,22 @@ def test_an_address_that_the_cloud_takes_away_is_drained_and_comes_back(node: An
 def test_the_cloud_away_changes_nothing_for_guests_also_at_the_start(node: Any, eventually: Any) -> None:
     node.admin.set_faults({"error-rate": "1"})
     try:
-        with serving(node, eventually):
-            eventually(lambda: ("unknown", "enis") in findings(node), 90)
-            since = findings(node)["unknown", "enis"]["first_seen"]
-            assert guest(node, "g3").startswith("172.20.100.")
+        with node.serving():
+            eventually(lambda: ("unknown", "enis") in node.findings(), 90)
+            since = node.findings()["unknown", "enis"]["first_seen"]
+            assert node.guest("g3").startswith("172.20.100.")
             time.sleep(5)
-            now = findings(node)
+            now = node.findings()
             assert now["unknown", "enis"]["first_seen"] == since
             assert not {kind for kind, _ in now} & {"interface-gone", "address-gone", "interface-detached"}
             node.admin.set_faults({"error-rate": ""})
-            eventually(lambda: not findings(node), 90)
+            eventually(lambda: not node.findings(), 90)
     finally:
         node.admin.set_faults({"error-rate": ""})
 
 
 def test_audits_that_are_killed_touch_no_guest(node: Any, eventually: Any) -> None:
-    with serving(node, eventually):
+    with node.serving():
         daemon = json.loads((node.home / "state" / "daemon.lock").read_text())["pid"]
         deadline, killed, number = time.monotonic() + 12, 0, 0
         while time.monotonic() < deadline:
@@ -154,11 +109,11 @@ def test_audits_that_are_killed_touch_no_guest(node: Any, eventually: Any) -> No
                         killed += 1
             if killed > number * 2:
                 number += 1
-                assert guest(node, f"k{number}").startswith("172.20.100.")
+                assert node.guest(f"k{number}").startswith("172.20.100.")
             time.sleep(0.05)
         assert killed >= 3 and number >= 2
-        assert "signal 9" in findings(node)["unknown", "audit"]["says"]
-        eventually(lambda: not findings(node), 60)
+        assert "signal 9" in node.findings()["unknown", "audit"]["says"]
+        eventually(lambda: not node.findings(), 60)
 
 
 def children(pid: int) -> list[str]:

@@ -1,0 +1,194 @@
+"""The kernel's own notices of what changed on the node: rtnetlink(7), and nfnetlink for the rules of iptables-nft.
+
+What we do ourselves all the time, the routes of leases, is left out: new ones by a filter in the kernel (socket(7),
+SO_ATTACH_FILTER), so that a boot storm wakes nobody; withdrawn ones by the port that asked for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import select
+import socket
+import struct
+import sys
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Network
+
+from cocoon_net.errors import NodeError
+from cocoon_net.node import routewire
+from cocoon_net.node.netlink import refusal
+from cocoon_net.node.rtnetlink import HEADER, SOL_NETLINK, attributes, messages
+from cocoon_net.records import ROUTE_PROTOCOL
+
+_INDEX = struct.Struct("=i")
+_LINKS, _ADDRESSES, _ROUTES, _SETTINGS = 1, 5, 7, 24  # RTNLGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_NETCONF
+_RULES = 7  # NFNLGRP_NFTABLES
+_NETFILTER = 12
+_NEW_ROUTE, _DELETED_ROUTE = 24, 25
+_GENERATION = 10 << 8 | 15  # NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN: one for each commit of whoever
+_MAIN = 254
+_ADD_MEMBERSHIP, _SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 1, 26, 33
+_BUFFER = 8 << 20  # a sweep withdraws 2,048 routes at once, and each notice takes about a KB
+_ALL = -1  # NETCONFA_IFINDEX_ALL
+
+
+class Topic(StrEnum):
+    """What changed, so that only that is looked at."""
+
+    LINK = "link"
+    ADDRESS = "address"
+    ROUTE = "route"
+    SETTING = "setting"
+    RULES = "rules"
+    LOST = "lost"
+    """There were more notices than the socket holds: anything may have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stir:
+    """What changed since the last time, and the /32 routes that it befell."""
+
+    topics: frozenset[Topic] = frozenset()
+    routes: frozenset[int] = frozenset()
+
+    def __or__(self, other: Stir) -> Stir:
+        return Stir(self.topics | other.topics, self.routes | other.routes)
+
+    def __bool__(self) -> bool:
+        return bool(self.topics)
+
+
+class Notices:
+    """Open in the network namespace of whoever makes it; read from one thread.
+
+    ``names`` returns the links that matter, ``subnet`` is that of the leases. Raises Refused, NodeError.
+    """
+
+    def __init__(self, names: Callable[[], Collection[str]], subnet: IPv4Network) -> None:
+        self._names, self._subnet = names, subnet
+        self._indexes: set[int] = set()
+        with contextlib.ExitStack() as stack:
+            self._routing = stack.enter_context(_open(socket.NETLINK_ROUTE, _LINKS, _ADDRESSES, _ROUTES, _SETTINGS))
+            self._sockets = [self._routing]
+            with contextlib.suppress(NodeError):  # a kernel without nf_tables: audits see rules that change
+                self._sockets.append(stack.enter_context(_open(_NETFILTER, _RULES)))
+            self._close = stack.pop_all().close
+        self._learn()
+
+    def wait(self, seconds: float) -> Stir:
+        """Return what changed, as soon as something did; nothing after so many seconds."""
+        ready, _, _ = select.select(self._sockets, [], [], seconds)
+        stir = Stir()
+        for one in ready:
+            stir |= self._drain(one)
+        if stir:
+            self._learn()
+        return stir
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._close()
+
+    def _learn(self) -> None:
+        """Know the links by their numbers, also those whose names changed or that are gone since we first saw them."""
+        for name in self._names():
+            with contextlib.suppress(OSError):
+                self._indexes.add(socket.if_nametoindex(name))
+
+    def _drain(self, one: socket.socket) -> Stir:
+        stir, names = Stir(), self._names()
+        while True:
+            try:
+                data = one.recv(1 << 16)
+            except BlockingIOError:
+                return stir
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise refusal(error.errno or errno.EIO, "read the kernel's notices") from error
+                stir |= Stir(frozenset((Topic.LOST,)))
+                continue
+            for message in messages(data):
+                if one is not self._routing:
+                    stir |= Stir(frozenset((Topic.RULES,)))
+                elif message.port not in routewire.PORTS:
+                    stir |= read(message.kind, message.body, self._indexes, names, self._subnet)
+
+
+def read(kind: int, body: memoryview, indexes: Collection[int], names: Collection[str], subnet: IPv4Network) -> Stir:
+    """Say what one notice is about, if it is about a link of ours or a route of a lease. Pure."""
+    match kind:
+        case 16 | 17:  # ifinfomsg: the index at 4
+            name = next((v.rstrip(b"\0").decode(errors="replace") for k, v in attributes(body, 16) if k == 3), "")
+            ours, topic = _INDEX.unpack_from(body, 4)[0] in indexes or name in names, Topic.LINK
+        case 20 | 21:  # ifaddrmsg: the index at 4
+            ours, topic = _INDEX.unpack_from(body, 4)[0] in indexes, Topic.ADDRESS
+        case 80 | 81:  # netconfmsg: the index is an attribute
+            index = next((_INDEX.unpack(v)[0] for k, v in attributes(body, 4) if k == 1), 0)
+            ours, topic = index == _ALL or index in indexes, Topic.SETTING
+        case 24 | 25:  # rtmsg: length of the destination at 1, table at 4, protocol at 5
+            target = next((int.from_bytes(v) for k, v in attributes(body, 12) if k == 1), 0)
+            gone, of_us = kind == _DELETED_ROUTE, body[5] == ROUTE_PROTOCOL
+            # One of somebody else to an address of ours may have taken our route's place.
+            if body[1] == 32 and body[4] == _MAIN and of_us == gone and _within(target, subnet):
+                return Stir(frozenset((Topic.ROUTE,)), frozenset((target,)))
+            return Stir()
+        case _:
+            return Stir()
+    return Stir(frozenset((topic,))) if ours else Stir()
+
+
+def _within(address: int, subnet: IPv4Network) -> bool:
+    return address & int(subnet.netmask) == int(subnet.network_address)
+
+
+def _open(family: int, *groups: int) -> socket.socket:
+    """Open a socket that hears ``groups``, and of those no new route of ours and no more than the end of a commit."""
+    try:
+        one = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, family)
+    except OSError as error:
+        raise refusal(error.errno or errno.EIO, "open a netlink socket") from error
+    try:
+        _attach(one, _SPARE_ROUTES if family == socket.NETLINK_ROUTE else _SPARE_DETAILS)
+        with contextlib.suppress(PermissionError):
+            one.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        one.bind((0, 0))
+        for group in groups:
+            one.setsockopt(SOL_NETLINK, _ADD_MEMBERSHIP, group)
+    except OSError as error:
+        one.close()
+        raise refusal(error.errno or errno.EIO, "hear the kernel's notices") from error
+    return one
+
+
+def _native(word: int) -> int:
+    """Return what the filter reads of a 16-bit word that is in the machine's own order: it reads big-endian."""
+    return int.from_bytes(word.to_bytes(2, sys.byteorder), "big")
+
+
+_LOAD_HALF, _LOAD_BYTE, _IF_EQUAL, _RETURN = 0x28, 0x30, 0x15, 0x06
+_KEEP = 0x7FFFFFFF
+_SPARE_ROUTES = (
+    (_LOAD_HALF, 0, 0, 4),  # the type of the message
+    (_IF_EQUAL, 0, 3, _native(_NEW_ROUTE)),
+    (_LOAD_BYTE, 0, 0, HEADER.size + 5),  # the protocol of the route
+    (_IF_EQUAL, 0, 1, ROUTE_PROTOCOL),
+    (_RETURN, 0, 0, 0),
+    (_RETURN, 0, 0, _KEEP),
+)
+_SPARE_DETAILS = (
+    (_LOAD_HALF, 0, 0, 4),
+    (_IF_EQUAL, 0, 1, _native(_GENERATION)),
+    (_RETURN, 0, 0, _KEEP),
+    (_RETURN, 0, 0, 0),
+)
+
+
+def _attach(one: socket.socket, program: tuple[tuple[int, int, int, int], ...]) -> None:
+    import ctypes
+
+    code = b"".join(struct.pack("=HBBI", *line) for line in program)
+    buffer = ctypes.create_string_buffer(code)
+    one.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(buffer)))

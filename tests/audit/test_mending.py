@@ -1,0 +1,71 @@
+"""What somebody pulls out of the kernel is back within a second, and a guest loses no more than one ping to it."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cocoon_net.locks import locked
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+
+@contextlib.contextmanager
+def pinged(node: Any, address: str) -> Iterator[list[int]]:
+    """Another machine of the VPC pings a guest five times a second; yields what is missing at the end, by number."""
+    words = ["ip", "netns", "exec", f"{node.name}-host", "ping", "-i", "0.2", "-W", "1", address]
+    missing: list[int] = []
+    ping = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    try:
+        time.sleep(0.5)
+        yield missing
+        time.sleep(0.5)
+    finally:
+        ping.send_signal(2)
+        told, _ = ping.communicate(timeout=20)
+    seen = {int(line.partition("icmp_seq=")[2].split()[0]) for line in told.splitlines() if "icmp_seq=" in line}
+    missing += sorted(set(range(1, max(seen, default=0) + 1)) - seen)
+
+
+def test_each_thing_of_the_kernel_is_back_within_a_second(node: Any) -> None:
+    with node.serving(every="3600") as log:
+        address = node.guest("m1")
+        for kind, pull in (
+            ("route-missing", f"ip route del {address}/32 proto 174"),
+            ("route-missing", f"ip route replace {address}/32 dev eth0"),
+            ("sysctl", "sysctl -w net.ipv4.conf.all.rp_filter=1"),
+            ("sysctl", "sysctl -w net.ipv4.ip_forward=0"),
+            ("firewall", "iptables -F COCOON-NET-FORWARD"),
+            ("firewall", "iptables -D FORWARD -j COCOON-NET-FORWARD"),
+            ("bridge", "ip addr flush dev cni0"),
+            ("bridge", "ip link set cni0 mtu 1400"),
+            ("bridge", "ip link set cni0 down"),
+            ("link-down", "ip link set eth1 down"),
+        ):
+            before = node.over()[kind]
+            with pinged(node, address) as missing:
+                began = time.monotonic()
+                node.inside("sh", "-c", pull)
+                while node.over()[kind] == before and time.monotonic() - began < 10:
+                    time.sleep(0.01)
+                took = time.monotonic() - began
+            print(f"{kind:14} {pull:50} {took:5.2f} s, lost {len(missing)} of 0.2 s", flush=True)
+            assert took < 10, f"{pull}: there is no audit for an hour\n{log.read_text()}"
+            assert len(missing) <= 5, f"{pull}: more than one ping a second: {missing}"
+        assert node.inside("sysctl", "-n", "net.ipv4.conf.all.rp_filter").strip() == "0"
+        assert "172.20.100.1/24" in node.inside("ip", "addr", "show", "cni0")
+        assert not node.findings()
+
+
+def test_a_run_at_work_is_not_interfered_with(node: Any, eventually: Any) -> None:
+    with node.serving(every="3600"):
+        with locked(node.home / "state" / "run.lock", what="a test", owner="init"):
+            node.inside("sysctl", "-w", "net.ipv4.ip_forward=0")
+            time.sleep(2.0)
+            assert node.inside("sysctl", "-n", "net.ipv4.ip_forward").strip() == "0"
+        eventually(lambda: node.inside("sysctl", "-n", "net.ipv4.ip_forward").strip() == "1", 20)
