@@ -19,6 +19,7 @@ LEVELS: dict[str, int] = {
     "formats": 1, "store": 1, "engine": 2,
     "dhcp.wire": 2, "dhcp.options": 2, "dhcp.lease": 2, "dhcp.pool": 2, "dhcp.allocator": 2, "dhcp.reply": 2,
     "dhcp.reservation": 2, "dhcp.settings": 2, "dhcp.relay": 2,
+    "node.rtnetlink": 2,
     "cloud": 3, "node": 3, "dhcp": 3,
     "steps": 3,
     "world": 5, "dhcp.server": 5, "dhcp.projection": 5, "dhcp.probe": 5, "recovery": 5,
