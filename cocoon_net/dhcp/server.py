@@ -56,7 +56,8 @@ every few seconds of a storm, for 5 us a lease and 20 ms at once. Each hour all 
 class Server:
     """Serves ``pool`` on the bridge ``link`` from ``book``. ``run`` is called in the network namespace to serve.
 
-    ``changed`` is called in the loop after each durable batch, before its replies, with the leases as they are now.
+    ``changed`` is called in the loop after each durable batch, before its replies, with the leases as they are now;
+    ``beat`` with the monotonic time, once a second while the loop lives.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Server:
         lease_file: LeaseFile | None = None,
         changed: Callable[[Sequence[Lease]], None] | None = None,
         connect: Callable[[int], Wire] = RouteWire,
+        beat: Callable[[float], None] = lambda now: None,
     ) -> None:
         self._book = book
         self._link = link
@@ -84,6 +86,7 @@ class Server:
         self._lease_file = lease_file
         self._changed = changed
         self._connect = connect
+        self._beat = beat
         self._table = Allocator(self._compiled(pool), book.leases())
         self._routes = Routes(self._bus, self._clock.now)
         self._unrouted: set[int] = set()
@@ -250,6 +253,7 @@ class Server:
                 disturbed = watch.disturbances != self._disturbances
                 if disturbed or time >= tick:
                     tick = time + 1.0
+                    self._beat(time)
                     if self._ports is None or disturbed or self._routes.doubtful:
                         while heard:
                             poller.unregister(heard.pop())

@@ -142,10 +142,13 @@ class Arena:
                 self._on_server("link", "set", "cni0", "up")
             case Fault.BRIDGE:
                 self._on_server("link", "del", "cni0")
-                time.sleep(0.3)
-                self.make_bridge()
+                until(self._plugged)  # the daemon makes it anew, with its port
             case _:
                 pass
+
+    def _plugged(self) -> bool:
+        """Whether the first port is one of the bridge."""
+        return "master cni0" in run("ip", "-n", self.server, "link", "show", "port0")
 
     def _mount_disk(self) -> None:
         """Put the state directory on a small disk that only our processes see."""

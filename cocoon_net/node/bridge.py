@@ -7,7 +7,7 @@ and guests lose their gateway when one comes or goes.
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import IPv4Interface
 from pathlib import Path
 
@@ -91,6 +91,20 @@ class Bridges:
         if link.up != want.up:
             netlink.set_link(link.index, up=want.up, name=link.name)
         return {"index": str(link.index)}
+
+
+def plug(ports: Collection[int]) -> list[str]:
+    """Plug links into our bridge again that lost it, unless they are another's ports by now; returns their names.
+
+    Nobody else does that: a tap learns of its bridge when the VM starts, not when the bridge is made anew.
+    Raises Refused, NodeError.
+    """
+    links = netlink.links()
+    bridge = next((link.index for link in links if link.name == BRIDGE and link.kind == "bridge"), 0)
+    lost = [link for link in links if bridge and link.index in ports and not link.master]
+    for link in lost:
+        netlink.plug(link.index, bridge, name=link.name)
+    return [link.name for link in lost]
 
 
 def _corrections(want: Bridge, seen: Bridge, *, old: IPv4Interface | None) -> list[str]:

@@ -109,6 +109,12 @@ def set_link(
         _ask(wanted, lambda ipr: ipr.link("set", index=index, **changes))
 
 
+def plug(index: int, bridge: int, *, name: str = "") -> None:
+    """Make a link a port of a bridge; one that is gone stays so. Raises Refused, NodeError."""
+    gone = {errno.ENODEV: None, errno.ENXIO: None}
+    _ask(f"plug {name or f'link {index}'} in", lambda ipr: ipr.link("set", index=index, master=bridge), empty=gone)
+
+
 def delete_link(index: int, *, name: str = "") -> None:
     """Delete a link; one that is gone is success. Raises Refused, NodeError."""
     gone = {errno.ENODEV: None, errno.ENXIO: None}

@@ -49,13 +49,14 @@ class Topic(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stir:
-    """What changed since the last time, and the /32 routes that it befell."""
+    """What changed since the last time, the /32 routes that it befell, and the links that left a bridge of ours."""
 
     topics: frozenset[Topic] = frozenset()
     routes: frozenset[int] = frozenset()
+    unplugged: frozenset[int] = frozenset()
 
     def __or__(self, other: Stir) -> Stir:
-        return Stir(self.topics | other.topics, self.routes | other.routes)
+        return Stir(self.topics | other.topics, self.routes | other.routes, self.unplugged | other.unplugged)
 
     def __bool__(self) -> bool:
         return bool(self.topics)
@@ -72,15 +73,15 @@ class Notices:
         self._indexes: set[int] = set()
         with contextlib.ExitStack() as stack:
             self._routing = stack.enter_context(_open(socket.NETLINK_ROUTE, _LINKS, _ADDRESSES, _ROUTES, _SETTINGS))
-            self._sockets = [self._routing]
+            self.sockets = [self._routing]
             with contextlib.suppress(NodeError):  # a kernel without nf_tables: audits see rules that change
-                self._sockets.append(stack.enter_context(_open(_NETFILTER, _RULES)))
+                self.sockets.append(stack.enter_context(_open(_NETFILTER, _RULES)))
             self._close = stack.pop_all().close
         self._learn()
 
     def wait(self, seconds: float) -> Stir:
         """Return what changed, as soon as something did; nothing after so many seconds."""
-        ready, _, _ = select.select(self._sockets, [], [], seconds)
+        ready, _, _ = select.select(self.sockets, [], [], seconds)
         stir = Stir()
         for one in ready:
             stir |= self._drain(one)
@@ -120,6 +121,10 @@ class Notices:
 def read(kind: int, body: memoryview, indexes: Collection[int], names: Collection[str], subnet: IPv4Network) -> Stir:
     """Say what one notice is about, if it is about a link of ours or a route of a lease. Pure."""
     match kind:
+        case 17 if body[0] == socket.AF_BRIDGE:  # a port left its bridge, which is an attribute: that one goes next
+            left = next((_INDEX.unpack(v)[0] for k, v in attributes(body, 16) if k == 10), 0)
+            port = _INDEX.unpack_from(body, 4)[0]
+            return Stir(frozenset((Topic.LINK,)), unplugged=frozenset((port,))) if left in indexes else Stir()
         case 16 | 17:  # ifinfomsg: the index at 4
             name = next((v.rstrip(b"\0").decode(errors="replace") for k, v in attributes(body, 16) if k == 3), "")
             ours, topic = _INDEX.unpack_from(body, 4)[0] in indexes or name in names, Topic.LINK

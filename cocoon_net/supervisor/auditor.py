@@ -25,6 +25,7 @@ from loguru import logger
 
 from cocoon_net.audit.finding import DESTRUCTIVE, ENOUGH, Finding, Kind, Pass, Severity
 from cocoon_net.site import Site
+from cocoon_net.supervisor.timetable import AUDIT
 
 if TYPE_CHECKING:
     from apscheduler.schedulers.background import BackgroundScheduler
@@ -39,7 +40,7 @@ NICE = 10
 """sched(7): a tenth of a processor that others keep busy. SCHED_IDLE would give it none, and no audit would end."""
 
 AREA = "audit"
-"""The area that is unknown when a whole pass failed."""
+"""The area that is unknown when a whole pass failed; the job's name, too."""
 
 
 class Auditor:
@@ -59,19 +60,13 @@ class Auditor:
         self._stopped = False
         self._scheduler: BackgroundScheduler | None = None
 
-    def start(self, every: float) -> None:
+    def enter(self, scheduler: BackgroundScheduler, every: float) -> None:
         """Do a pass soon, and then one each ``every`` seconds, give or take a fifth."""
-        from apscheduler.schedulers.background import BackgroundScheduler
-
-        self._scheduler = BackgroundScheduler(
-            executors={"default": {"type": "threadpool", "max_workers": 1}},
-            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
-            timezone=UTC,
-            daemon=True,
-        )
         first = datetime.fromtimestamp(time.time() + min(FIRST, every), UTC)
-        self._scheduler.add_job(self.audit, "interval", seconds=every, jitter=every / 5, id=AREA, next_run_time=first)
-        self._scheduler.start()
+        scheduler.add_job(
+            self.audit, "interval", seconds=every, jitter=every / 5, id=AREA, executor=AUDIT, next_run_time=first
+        )
+        self._scheduler = scheduler
 
     def hurry(self) -> None:
         """Have the next pass now: the last one changed something."""
@@ -83,8 +78,6 @@ class Auditor:
         with self._lock:
             self._stopped = True
             _kill(self._child)
-        if self._scheduler is not None:
-            self._scheduler.shutdown(wait=False)
 
     def audit(self) -> None:
         """Do one pass and deliver it."""

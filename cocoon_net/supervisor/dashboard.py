@@ -21,7 +21,7 @@ from cocoon_net.site import Site
 from cocoon_net.store import open_database
 from cocoon_net.supervisor import board, view
 from cocoon_net.supervisor.feed import Feed
-from cocoon_net.supervisor.lifecycle import Lifecycle, Phase
+from cocoon_net.supervisor.lifecycle import ANSWERING, Lifecycle
 from cocoon_net.supervisor.metrics import Readings
 from cocoon_net.supervisor.narrator import Narrator
 from cocoon_net.supervisor.survey import Survey
@@ -119,7 +119,7 @@ class Dashboard:
 
     def unready(self) -> str:
         """Return why guests are not served; empty while they are."""
-        if self._life.phase not in (Phase.SERVING, Phase.DEGRADED):
+        if self._life.phase not in ANSWERING:
             return f"{self._life.phase.value}{f': {self._life.reason}' if self._life.reason else ''}"
         if not self._server.snapshot().serving:
             return f"the bridge {records.BRIDGE} is not there"

@@ -3,14 +3,16 @@
 ::
 
     starting ─reconcile─▶ reconciling ─serve─▶ serving ◀─recover─┐
-        │                      │                  └──degrade──▶ degraded
-        └──────────────────────┴───── drain ──────┴───────────────┘──▶ draining ─stop─▶ stopped
+        │                      │                  ├──degrade──▶ degraded
+        │                      │                  └──reload──▶ reloading (then either again)
+        └──────────────────────┴───── drain ──────┴──▶ draining ─stop─▶ stopped
 
 Degraded means: DHCP is served, and something that an operator should look at is wrong; ``reason`` says what.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
@@ -23,16 +25,21 @@ class Phase(StrEnum):
     RECONCILING = "reconciling"
     SERVING = "serving"
     DEGRADED = "degraded"
+    RELOADING = "reloading"
     DRAINING = "draining"
     STOPPED = "stopped"
 
 
+ANSWERING = (Phase.SERVING, Phase.DEGRADED, Phase.RELOADING)
+"""DHCP is served: a reload takes nothing away while it reads."""
+
 MOVES: tuple[tuple[str, tuple[Phase, ...], Phase], ...] = (
     ("reconcile", (Phase.STARTING,), Phase.RECONCILING),
     ("serve", (Phase.RECONCILING,), Phase.SERVING),
-    ("degrade", (Phase.SERVING, Phase.DEGRADED), Phase.DEGRADED),
-    ("recover", (Phase.DEGRADED,), Phase.SERVING),
-    ("drain", (Phase.STARTING, Phase.RECONCILING, Phase.SERVING, Phase.DEGRADED), Phase.DRAINING),
+    ("degrade", ANSWERING, Phase.DEGRADED),
+    ("recover", (Phase.DEGRADED, Phase.RELOADING), Phase.SERVING),
+    ("reload", (Phase.SERVING, Phase.DEGRADED), Phase.RELOADING),
+    ("drain", (Phase.STARTING, Phase.RECONCILING, *ANSWERING), Phase.DRAINING),
     ("stop", (Phase.DRAINING,), Phase.STOPPED),
 )
 """(trigger, from, to): every legal move; ``degrade`` while degraded changes the reason."""
@@ -49,6 +56,7 @@ class Lifecycle:
     serve: Callable[..., bool]
     degrade: Callable[..., bool]
     recover: Callable[..., bool]
+    reload: Callable[..., bool]
     drain: Callable[..., bool]
     stop: Callable[..., bool]
 
@@ -80,13 +88,15 @@ class Lifecycle:
 
 
 def announce(phase: Phase, reason: str) -> None:
-    """Tell systemd: READY once the service serves, STOPPING when it drains, STATUS always."""
+    """Tell systemd: READY once the service serves, RELOADING, STOPPING when it drains, STATUS always (sd_notify(3))."""
     from cocoon_net.supervisor.notify import notify
 
     status = f"STATUS={phase}: {reason}" if reason else f"STATUS={phase}"
     match phase:
         case Phase.SERVING | Phase.DEGRADED:
             notify("READY=1", status)
+        case Phase.RELOADING:
+            notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", status)
         case Phase.DRAINING:
             notify("STOPPING=1", status)
         case _:

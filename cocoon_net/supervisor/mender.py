@@ -62,7 +62,10 @@ def rest(mended: Sequence[float], now: float) -> float:
 
 
 class Mender:
-    """Waits for notices and has ``mend`` look, one at a time; ``mend`` may take as long as it wants, until ``stop``."""
+    """Waits for notices and has ``mend`` look, one at a time; ``mend`` may take as long as it wants, until ``stop``.
+
+    The notices are closed by whoever opened them.
+    """
 
     def __init__(self, notices: Notices, mend: Callable[[Stir, threading.Event], Outcome]) -> None:
         self._notices, self._mend = notices, mend
@@ -77,7 +80,6 @@ class Mender:
         """Listen no more; what is under way is ended by whoever does it."""
         self._stopping.set()
         self._thread.join(5.0)
-        self._notices.close()
 
     def _run(self) -> None:
         left, mended = Stir(), deque[float](maxlen=TUG)

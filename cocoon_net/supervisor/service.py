@@ -12,10 +12,8 @@ import os
 import sqlite3
 import sys
 import threading
-from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from datetime import UTC
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -23,32 +21,30 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from cocoon_net import records, world
-from cocoon_net.audit import comparison
-from cocoon_net.audit.finding import Kind, Pass, Sighting
-from cocoon_net.audit.register import Register
+from cocoon_net.audit.finding import Pass
 from cocoon_net.clock import SystemClock
 from cocoon_net.dhcp.book import Book
 from cocoon_net.engine.journal import Journal
-from cocoon_net.engine.model import Change, Context
-from cocoon_net.engine.runner import describe
-from cocoon_net.errors import CocoonError, NodeError, SpecError, WorldError
+from cocoon_net.engine.model import Context
+from cocoon_net.errors import CocoonError, NodeError, SpecError
 from cocoon_net.events import Bus, Event
-from cocoon_net.locks import holder
-from cocoon_net.node.notices import Notices, Stir, Topic
+from cocoon_net.node.notices import Notices, Stir
 from cocoon_net.recovery import keep
 from cocoon_net.site import Site
-from cocoon_net.steps import NODE
 from cocoon_net.steps.node import settled_links
 from cocoon_net.store import open_database
 from cocoon_net.supervisor import log, takeover
-from cocoon_net.supervisor.auditor import Auditor, command, lasting, report
+from cocoon_net.supervisor.auditor import Auditor, command
 from cocoon_net.supervisor.dashboard import Dashboard
 from cocoon_net.supervisor.feed import Feed
+from cocoon_net.supervisor.keeper import Keeper
 from cocoon_net.supervisor.lifecycle import Lifecycle, Phase, announce
-from cocoon_net.supervisor.mender import Mender, Outcome, steps_of
+from cocoon_net.supervisor.mender import Mender, Outcome
 from cocoon_net.supervisor.narrator import Narrator
+from cocoon_net.supervisor.notify import Pulse
 from cocoon_net.supervisor.status import DAEMON_NOTE
 from cocoon_net.supervisor.survey import Survey, require_links
+from cocoon_net.supervisor.timetable import timetable
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -59,10 +55,6 @@ if TYPE_CHECKING:
 
 SWITCH_AFTER = 0.0005
 """Seconds that another thread may keep the DHCP loop waiting after a commit; Python's own number is ten times it."""
-
-
-KEPT_BY_DHCP = frozenset({Kind.ROUTE_MISSING, Kind.ROUTE_STRAY, Kind.LEASE_FILE})
-"""What the DHCP server puts right itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +117,8 @@ class Service:
         self._server: Server | None = None
         self._survey: Survey | None = None
         self._auditor: Auditor | None = None
-        self._register = Register(database)
-        self._withdrawn = frozenset[IPv4Address]()
-        """Addresses of the pool that the cloud does not deliver to this node any more."""
-        self._differences: tuple[str, ...] = ()
-        """What the last look confirmed."""
-        self._drift: tuple[str, ...] = ()
-        """What audits found and did not put right."""
-        self._unsettled = ""
-        """Why the node's own side could not be put right; tried again after each look."""
+        self._notices: Notices | None = None
+        self._keeper = Keeper(site, database, self._clock, lambda: self._pool, skip_firewall=options.skip_iptables)
 
     def live(self) -> None:
         """Come up, obey orders until one says stop, and go down again. Raises what kept it from serving."""
@@ -141,7 +126,7 @@ class Service:
         with contextlib.ExitStack() as parts:
             try:
                 self._life.reconcile()
-                self._reconcile()
+                self._reconcile(parts)
                 self._open(parts)
                 takeover.served(self._database)
                 self._life.serve(f"{len(self._pool.addresses)} addresses of {self._pool.subnet}")
@@ -158,7 +143,7 @@ class Service:
 
     # Coming up
 
-    def _reconcile(self) -> None:
+    def _reconcile(self, parts: contextlib.ExitStack) -> None:
         """See whether the pool's links are there at all, and put the node's own side right."""
         context = self._context()
         if context is not None:
@@ -168,33 +153,26 @@ class Service:
             for line in nics.wrong:
                 logger.warning("{}", line)
             require_links(nics)
+            self._notices = self._listen(parts)
         if takeover.stands_as_found(self._database):
             logger.info("the bridge is the one that the Go cocoon-net made: the node stays as it is")
         else:
-            self._reassert()
+            self._keeper.reassert()
 
-    def _reassert(self, only: Collection[str] = NODE) -> list[Change]:
-        """Put the node's side right, all of it or some steps; returns what was changed."""
-        changes: list[Change] = []
+    def _listen(self, parts: contextlib.ExitStack) -> Notices | None:
+        """Hear from now on what changes in the kernel, so that nothing falls between the first look and serving."""
         try:
-            world.reassert(
-                self._site, self._database, changes.append, skip_firewall=self._options.skip_iptables, only=only
-            )
-        except WorldError as error:
-            # Guests that could be served must not wait for a rule or a setting.
-            if error.message != self._unsettled:
-                logger.error("the node could not be put right: {}", error.message)
-            self._unsettled = error.message
-        else:
-            self._unsettled = "" if only is NODE else self._unsettled
-        for change in changes:
-            logger.info("put right: {}", describe(change))
-        return changes
+            notices = Notices(self._links, self._pool.subnet)
+        except CocoonError as error:
+            logger.warning("what changes in the kernel is seen by audits only: {}", error.message)
+            return None
+        parts.callback(notices.close)
+        return notices
 
     def _open(self, parts: contextlib.ExitStack) -> None:
         self._narrator.start()
         parts.callback(self._narrator.stop)
-        self._server = self._open_dhcp(parts)
+        self._server = self._keeper.server = self._open_dhcp(parts)
         seen = Dashboard(
             self._site,
             self._clock,
@@ -212,11 +190,12 @@ class Service:
             self._open_metrics(parts, seen)
         # Before the listeners go: a stream would keep them waiting.
         parts.callback(self._feed.close)
+        if self._notices is not None:
+            mender = Mender(self._notices, self._ask_to_mend)
+            mender.start()
+            parts.callback(mender.stop)
         if self._survey is not None:
-            self._open_mender(parts)
             self._open_scheduler(parts, self._survey)
-            if self._options.audit_every:
-                self._auditor = self._open_auditor(parts)
 
     def _open_dhcp(self, parts: contextlib.ExitStack) -> Server:
         """Serve DHCP in a thread of its own; returns once it answers. Raises what kept it from that."""
@@ -225,16 +204,16 @@ class Service:
 
         # A connection of its own: nobody else's transaction can hold a promise up.
         own = parts.enter_context(contextlib.closing(open_database(self._site.database)))
-        self._withdrawn = self._register.withdrawn()
         server = Server(
             Book(own),
-            self._served(),
+            self._keeper.served(),
             settings=self._settings(),
             limits=self._options.limits,
             check_conflicts=self._options.check_conflicts,
             clock=self._clock,
             bus=self._bus,
             lease_file=LeaseFile(self._site.lease_file),
+            beat=Pulse(),
         )
         stop = threading.Event()
         sys.setswitchinterval(SWITCH_AFTER)
@@ -251,7 +230,7 @@ class Service:
         from cocoon_net.supervisor import control
         from cocoon_net.supervisor.desk import LiveDesk
 
-        route = control.routes(LiveDesk(self._site, server, lambda: server.reload(self._served())), seen)
+        route = control.routes(LiveDesk(self._site, server, lambda: server.reload(self._keeper.served())), seen)
         socket = control.ControlSocket(self._site.control_socket, route)
         socket.start()
         parts.callback(socket.stop)
@@ -269,31 +248,20 @@ class Service:
         parts.callback(endpoint.stop)
 
     def _open_scheduler(self, parts: contextlib.ExitStack, survey: Survey) -> None:
-        from apscheduler.schedulers.background import BackgroundScheduler
-
-        scheduler = BackgroundScheduler(
-            executors={"default": {"type": "threadpool", "max_workers": 1}},
-            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
-            timezone=UTC,
-            daemon=True,
-        )
+        """Have the looks, the audits and the backups at their times."""
+        scheduler = timetable()
         every = self._options.look_every
         scheduler.add_job(
             lambda: self._orders.put(Surveyed(survey.look())), "interval", seconds=every, jitter=every / 10
         )
         scheduler.add_job(self._back_up, "interval", hours=1, jitter=60)
+        if self._options.audit_every:
+            words, environment = command(self._site, skip_firewall=self._options.skip_iptables)
+            self._auditor = Auditor(words, environment, lambda seen: self._orders.put(Audited(seen)))
+            self._auditor.enter(scheduler, self._options.audit_every)
+            parts.callback(self._auditor.stop)
         scheduler.start()
         parts.callback(scheduler.shutdown, wait=False)
-
-    def _open_mender(self, parts: contextlib.ExitStack) -> None:
-        """Hear what changes in the kernel; without, the audits see it, later."""
-        try:
-            mender = Mender(Notices(self._links, self._pool.subnet), self._ask_to_mend)
-        except CocoonError as error:
-            logger.warning("what changes in the kernel is seen by audits only: {}", error.message)
-            return
-        mender.start()
-        parts.callback(mender.stop)
 
     def _ask_to_mend(self, stir: Stir, stopping: threading.Event) -> Outcome:
         """Have the main thread mend, and wait for it; called by the mender's thread."""
@@ -303,13 +271,6 @@ class Service:
             with contextlib.suppress(TimeoutError):
                 return outcome.result(0.2)
         return Outcome.LATER
-
-    def _open_auditor(self, parts: contextlib.ExitStack) -> Auditor:
-        words, environment = command(self._site, skip_firewall=self._options.skip_iptables)
-        auditor = Auditor(words, environment, lambda seen: self._orders.put(Audited(seen)))
-        auditor.start(self._options.audit_every)
-        parts.callback(auditor.stop)
-        return auditor
 
     def _back_up(self) -> None:
         keep(self._site.database, lambda line: logger.warning("{}", line))
@@ -323,16 +284,19 @@ class Service:
                 case Stop(why):
                     return why
                 case Reload():
+                    self._life.reload()
                     self._reload()
+                    self._judge()
                 case Surveyed(differences):
-                    if self._unsettled:
-                        self._reassert()
-                    self._differences = differences
+                    self._keeper.surveyed(differences)
                     self._judge()
                 case Audited(seen):
-                    self._audited(seen)
+                    if self._keeper.audited(seen) and self._auditor is not None:
+                        self._auditor.hurry()
+                    self._judge()
                 case Stirred(stir, outcome):
-                    outcome.set_result(self._mend(stir))
+                    outcome.set_result(self._keeper.mend(stir))
+                    self._judge()
                 case Ended(result):
                     result.result()
                     return "the DHCP server ended"
@@ -344,7 +308,7 @@ class Service:
             if pool is None:
                 raise SpecError("the database holds no pool any more", hint="stop this daemon")
             if self._server is not None:
-                self._server.reload(self._served(pool), self._settings())
+                self._server.reload(self._keeper.served(pool), self._settings())
             context = self._context()
             if self._survey is not None and context is not None:
                 self._survey.context = context
@@ -368,94 +332,19 @@ class Service:
         except (OSError, UnicodeDecodeError) as error:
             raise NodeError(f"{path} cannot be read: {error}") from error
 
-    def _mend(self, stir: Stir) -> Outcome:
-        """Put right what a notice of the kernel is about: routes in any case, the rest unless a run is at it."""
-        sightings: list[Sighting] = []
-        steps, was, at = steps_of(stir), self._unsettled, self._clock.now()
-        try:
-            if self._server is not None and Topic.LOST in stir.topics:
-                self._server.reconcile()
-            elif self._server is not None and stir.routes:
-                sightings += map(comparison.of_rerouted, self._server.reroute(stir.routes))
-            later = bool(steps) and self._run_at_work()
-            if steps and not later and not takeover.stands_as_found(self._database):
-                sightings += map(comparison.of_mended, self._reassert(steps))
-            if sightings:
-                self._register.mended(sightings, at)
-            if self._unsettled != was:
-                self._judge()
-        except (CocoonError, sqlite3.Error) as error:
-            logger.error("what changed could not be put right: {}", getattr(error, "message", error))
-            return Outcome.LATER
-        if later:
-            return Outcome.LATER
-        return Outcome.MENDED if sightings else Outcome.RIGHT
-
-    def _run_at_work(self) -> bool:
-        """Whether a run acts or is not finished: then the node is not to be as the last one left it."""
-        acting = holder(self._site.run_lock)
-        if acting is not None and acting.owner != "audit --repair":
-            return True
-        return Journal(self._database).unfinished() is not None
-
     def _links(self) -> tuple[str, ...]:
         context = self._survey.context if self._survey is not None else None
         return settled_links(context) if context is not None else ()
 
-    def _audited(self, seen: Pass) -> None:
-        """Write down what a pass saw, and have the DHCP server do its part: routes, leases.json, the pool."""
-        try:
-            changed = self._register.record(seen)
-            findings, withdrawn = self._register.open_findings(), self._register.withdrawn()
-        except (CocoonError, sqlite3.Error) as error:
-            logger.error("an audit could not be written down: {}", getattr(error, "message", error))
-            return
-        report(changed, seen)
-        kinds = {sighting.kind for sighting in seen.sightings}
-        try:
-            if self._server is not None and kinds & KEPT_BY_DHCP - {Kind.LEASE_FILE}:
-                self._server.reconcile()
-            if self._server is not None and Kind.LEASE_FILE in kinds:
-                self._server.project()
-            if withdrawn != self._withdrawn:
-                self._withdraw(withdrawn)
-        except CocoonError as error:
-            logger.error("what an audit found could not be put right: {}", error.message)
-        fresh = any(one.first_seen == one.last_seen and one.resolved is None for one in changed)
-        if self._auditor is not None and fresh and (seen.repaired or kinds & KEPT_BY_DHCP):
-            self._auditor.hurry()  # to see that it is over
-        self._drift = lasting(findings)
-        self._judge()
-
-    def _withdraw(self, withdrawn: frozenset[IPv4Address]) -> None:
-        """Serve the pool without the addresses that the cloud took away: their clients get a NAK and another one."""
-        before, self._withdrawn = self._withdrawn, withdrawn
-        if self._server is not None:
-            try:
-                self._server.reload(self._served())
-            except CocoonError:
-                self._withdrawn = before
-                raise
-        for address in sorted(withdrawn - before):
-            logger.warning("{} is not leased any more: the cloud took it away", address)
-        for address in sorted(before - withdrawn):
-            logger.info("{} is leased again: the cloud has it", address)
-
-    def _served(self, pool: records.Pool | None = None) -> records.Pool:
-        """Return the pool without what is withdrawn; as it is where nothing would be left to serve."""
-        pool = pool or self._pool
-        left = tuple(address for address in pool.addresses if address not in self._withdrawn)
-        return replace(pool, addresses=left) if left else pool
-
     def _judge(self) -> None:
         """Be degraded while something is wrong that an operator should look at."""
-        reasons = [*filter(None, [self._unsettled]), *self._differences, *self._drift]
+        reasons = self._keeper.reasons
         if reasons:
             more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
             reason = f"{reasons[0]}{more}"
             if reason != self._life.reason or self._life.phase is not Phase.DEGRADED:
                 self._life.degrade(reason)
-        elif self._life.phase is Phase.DEGRADED:
+        elif self._life.phase is not Phase.SERVING:
             self._life.recover()
 
     # What is known

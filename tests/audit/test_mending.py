@@ -45,6 +45,7 @@ def test_each_thing_of_the_kernel_is_back_within_a_second(node: Any) -> None:
             ("bridge", "ip addr flush dev cni0"),
             ("bridge", "ip link set cni0 mtu 1400"),
             ("bridge", "ip link set cni0 down"),
+            ("bridge", "ip link del cni0"),
             ("link-down", "ip link set eth1 down"),
         ):
             before = node.over()[kind]

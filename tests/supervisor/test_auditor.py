@@ -13,6 +13,7 @@ import pytest
 
 from cocoon_net.audit.finding import Pass
 from cocoon_net.supervisor.auditor import AREA, NICE, Auditor
+from cocoon_net.supervisor.timetable import timetable
 
 NOTHING = Pass(datetime(2026, 1, 1, tzinfo=UTC), 1.0, frozenset({"links"})).as_json()
 WELL = f"print({json.dumps(json.dumps(NOTHING))})"
@@ -86,7 +87,10 @@ def test_never_two_at_once() -> None:
             done.set()
 
     one = Auditor([sys.executable, "-c", WELL], dict(os.environ), deliver)
-    one.start(0.1)
+    times = timetable()
+    one.enter(times, 0.1)
+    times.start()
     assert done.wait(20)
     one.stop()
+    times.shutdown(wait=False)
     assert set(most) == {1}

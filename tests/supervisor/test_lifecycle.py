@@ -9,7 +9,7 @@ from transitions import MachineError
 
 from cocoon_net.supervisor.lifecycle import MOVES, Lifecycle, Phase
 
-TRIGGERS = ("reconcile", "serve", "degrade", "recover", "drain", "stop")
+TRIGGERS = ("reconcile", "serve", "degrade", "recover", "reload", "drain", "stop")
 
 
 def at(phase: Phase) -> Lifecycle:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cocoon_net.supervisor.lifecycle import Lifecycle, announce
-from cocoon_net.supervisor.notify import notify
+from cocoon_net.supervisor.notify import Pulse, notify
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -53,3 +54,42 @@ def test_a_whole_life_is_told(manager: tuple[socket.socket, str], monkeypatch: p
         ["STOPPING=1", "STATUS=draining: SIGTERM"],
         ["STATUS=stopped"],
     ]
+
+
+def test_a_reload_is_told_with_its_time_and_ends_with_ready(
+    manager: tuple[socket.socket, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, name = manager
+    monkeypatch.setenv("NOTIFY_SOCKET", name)
+    life = Lifecycle(announce)
+    life.reconcile()
+    life.serve()
+    before = time.monotonic_ns() // 1000
+    life.reload()
+    life.recover()
+    told = [channel.recv(4096).decode().split("\n") for _ in range(4)][2:]
+    (reloading, at, _), ready = told
+    assert reloading == "RELOADING=1" and ready == ["READY=1", "STATUS=serving"]
+    assert before <= int(at.removeprefix("MONOTONIC_USEC=")) <= time.monotonic_ns() // 1000
+
+
+def test_a_sign_of_life_is_given_twice_in_the_time_that_systemd_waits(manager: tuple[socket.socket, str]) -> None:
+    channel, name = manager
+    pulse = Pulse({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "10000000", "WATCHDOG_PID": str(os.getpid())})
+    for now in range(100, 111):
+        pulse(float(now))
+    channel.setblocking(False)
+    assert [channel.recv(4096) for _ in range(3)] == [b"WATCHDOG=1"] * 3, "at 100, 105 and 110"
+    with pytest.raises(BlockingIOError):
+        channel.recv(4096)
+
+
+@pytest.mark.parametrize("asked", [{}, {"WATCHDOG_USEC": "x"}, {"WATCHDOG_USEC": "5", "WATCHDOG_PID": "1"}])
+def test_no_sign_of_life_is_given_where_nobody_waits_for_ours(
+    manager: tuple[socket.socket, str], asked: dict[str, str]
+) -> None:
+    channel, name = manager
+    Pulse({"NOTIFY_SOCKET": name, **asked})(1.0)
+    channel.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        channel.recv(4096)
