@@ -24,12 +24,13 @@ def pinged(node: Any, address: str) -> Iterator[list[int]]:
     try:
         time.sleep(0.5)
         yield missing
-        time.sleep(0.5)
+        time.sleep(1.0)
     finally:
         ping.send_signal(2)
         told, _ = ping.communicate(timeout=20)
     seen = {int(line.partition("icmp_seq=")[2].split()[0]) for line in told.splitlines() if "icmp_seq=" in line}
-    missing += sorted(set(range(1, max(seen, default=0) + 1)) - seen)
+    sent = int(told.partition(" packets transmitted")[0].split()[-1])
+    missing += sorted(set(range(1, sent + 1)) - seen)
 
 
 def test_each_thing_of_the_kernel_is_back_within_a_second(node: Any) -> None:
