@@ -12,14 +12,14 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from cocoon_net.errors import NodeError
 from cocoon_net.lab import lab as labs
-from cocoon_net.lab import machine
+from cocoon_net.lab import machine, package
 from cocoon_net.lab.lab import Lab
 from cocoon_net.lab.task import Task, end
 
@@ -116,13 +116,13 @@ def prepare(cache: Path, say: Callable[[str], None]) -> tuple[Path, Path]:
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as text:
         root = Path(text)
-        package = _depends(_KERNEL)
-        say(f"unpacking {package} and busybox-static into {cache}, once")
-        for name in (package, "busybox-static"):
-            _unpack(name, root)
+        image = package.depends(_KERNEL)
+        say(f"unpacking {image} and busybox-static into {cache}, once")
+        for name in (image, "busybox-static"):
+            package.unpack(name, root)
         _make_initramfs(root, cache / "initramfs.new")
-        (image,) = (root / "boot").glob("vmlinuz-*")
-        shutil.copyfile(image, cache / "vmlinuz.new")
+        (kernel_file,) = (root / "boot").glob("vmlinuz-*")
+        shutil.copyfile(kernel_file, cache / "vmlinuz.new")
     (cache / "initramfs.new").replace(initramfs)
     (cache / "vmlinuz.new").replace(kernel)
     return kernel, initramfs
@@ -151,32 +151,6 @@ def _make_initramfs(unpacked: Path, target: Path) -> None:
             stdout=archive,
             check=True,
         )
-
-
-def _depends(package: str) -> str:
-    """Return the kernel that a Debian metapackage stands for at present."""
-    listing = _debian(["apt-cache", "depends", package], Path("/"))
-    found = re.search(r"Depends: (linux-image-\S+)", listing)
-    if found is None:
-        raise NodeError(f"Debian's archive has no {package}", hint="apt-get update")
-    return found[1]
-
-
-def _unpack(package: str, root: Path) -> None:
-    _debian(["apt-get", "download", "-q", package], root)
-    (file,) = root.glob(f"{package}_*.deb")
-    _debian(["dpkg", "-x", str(file), str(root)], root)
-
-
-def _debian(command: Sequence[str], place: Path) -> str:
-    try:
-        # The archive is outside of any lab: proxies of the environment are meant here.
-        done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=300, check=False)
-    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
-        raise NodeError(f"{command[0]} did not work: {error}", hint="the VM needs Debian's package tools") from None
-    if done.returncode != 0:
-        raise NodeError(f"{' '.join(command)} failed: {done.stderr.strip()}", hint="apt-get update, then again")
-    return done.stdout
 
 
 def _command(kernel: Path, initramfs: Path) -> list[str]:

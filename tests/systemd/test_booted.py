@@ -1,0 +1,216 @@
+"""The unit in a real systemd: it starts, is reloaded, killed, hangs, stops, and repairs in spite of its sandbox.
+
+One machine for all of it, booted once by tests/systemd/machine.py; each story begins with a service that serves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cocoon_net.lab import guests
+from cocoon_net.lab import lab as labs
+from cocoon_net.lab.cloud import Admin
+from cocoon_net.lab.guests import Guest
+from cocoon_net.lab.lab import Shape
+from tests.systemd.machine import PROGRAM, STATE, UNIT, Machine, booted, eventually
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("systemctl") is None, reason="there is no systemd"),
+]
+
+INIT = (
+    *("init", "--platform", "volcengine", "--node-name", "cocoon-pool"),
+    *("--subnet", "172.20.100.0/24", "--pool-size", "30"),
+)
+MAC = "02:00:00:00:00:07"
+CONFLIST = "/etc/cni/net.d/30-cocoon-dhcp.conflist"
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A booted node that was provisioned, with the unit in place and one guest with a lease."""
+    place = tmp_path_factory.getbasetemp() / "b"
+    place.mkdir()
+    lab = labs.open_lab(f"b{os.getpid() % 100000}", place / "lab")
+    try:
+        labs.up(lab, Shape(nodes=1), {})
+        with booted(lab, place) as machine:
+            settings = [*machine.settings(), "COCOON_NET_AUDIT_EVERY=2"]
+            machine.write("/etc/default/cocoon-net", "\n".join(settings), "0600")
+            machine.product(*INIT)
+            unit = (Path(__file__).parents[2] / "systemd" / UNIT).read_text()
+            machine.write(f"/etc/systemd/system/{UNIT}", unit.replace("=cocoon-net daemon", f"={PROGRAM} daemon"))
+            machine.run("systemctl", "daemon-reload")
+            machine.run("systemctl", "start", UNIT)
+            (lab.directory / "node1/cni/30-cocoon-dhcp.conflist").write_text(machine.read(CONFLIST))
+            guests.add(lab, Guest("alice", "node1", "udhcpc", MAC, "alice"))
+            yield machine
+    finally:
+        labs.down(lab)
+
+
+@pytest.fixture
+def node(machine: Machine) -> Iterator[Machine]:
+    """The node, serving; whatever a story adds to the unit is taken away after it."""
+    machine.run("systemctl", "start", UNIT)
+    yield machine
+    machine.run("rm", "-rf", f"/etc/systemd/system/{UNIT}.d")
+    machine.run("systemctl", "daemon-reload")
+
+
+def leases(node: Machine) -> dict[str, str]:
+    return {row["mac"]: row["ip"] for row in json.loads(node.read(f"{STATE}/leases.json"))}
+
+
+def reaches(node: Machine, address: str) -> bool:
+    return node.run("ping", "-c", "1", "-W", "1", address, check=False).returncode == 0
+
+
+def served_again(node: Machine, since: int) -> int:
+    """Wait for another process that serves, and return its PID."""
+    eventually(lambda: node.show("SubState") == "running" and node.pid not in (0, since), why=node.journal)
+    return node.pid
+
+
+def drop_in(node: Machine, *lines: str) -> None:
+    node.write(f"/etc/systemd/system/{UNIT}.d/test.conf", "\n".join(("[Service]", *lines, "")))
+    node.run("systemctl", "daemon-reload")
+
+
+def cloud(node: Machine, action: str, **params: object) -> None:
+    """Call the lab's cloud as somebody with the console would."""
+    words = [f"{key}={value}" for key, value in params.items()]
+    line = [sys.executable, "-m", "cocoon_net", "lab", "call", "--name", node.lab.name, "node1", action, *words]
+    subprocess.run(line, env={**os.environ, "COCOON_NET_LAB_DIR": str(node.lab.base)}, check=True, capture_output=True)
+
+
+def test_it_is_started_when_it_serves_and_not_before(node: Machine) -> None:
+    node.run("systemctl", "stop", UNIT)
+    node.run("systemctl", "start", UNIT)
+    assert "%cni0:67 " in node.run("ss", "-lun").stdout
+    assert [row["mac"] for row in node.ask("/v1/leases")["leases"]] == [MAC]
+    assert node.show("StatusText") == "serving: 30 addresses of 172.20.100.0/24"
+    assert 'Status: "serving: 30 addresses' in node.run("systemctl", "status", UNIT).stdout
+
+
+def test_it_may_do_three_things_and_write_what_it_repairs(node: Machine) -> None:
+    status = dict(line.split(":\t", 1) for line in node.read(f"/proc/{node.pid}/status").splitlines() if ":\t" in line)
+    assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 1 << 10 | 1 << 12 | 1 << 13  # capabilities(7)
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+
+    def written(path: str) -> bool:
+        line = f"exec 2>/dev/null; cat {path} >/tmp/x && cat /tmp/x >{path}"
+        inside = ("nsenter", "--target", str(node.pid), "--mount", "sh", "-c", line)
+        return node.run(*inside, check=False).returncode == 0
+
+    repaired = (CONFLIST, f"{STATE}/leases.json", "/proc/sys/net/ipv4/ip_forward", "/run/cocoon-net.pid")
+    assert [path for path in repaired if not written(path)] == []
+    others = ("/etc/hostname", "/usr/bin/true", PROGRAM, "/proc/sys/kernel/panic", "/sys/kernel/profiling")
+    assert [path for path in others if written(path)] == []
+
+
+DAMAGES = {
+    "route": ("ip route del ADDRESS", "ip route show ADDRESS"),
+    "chain": ("iptables -F COCOON-NET-FORWARD", "iptables -S COCOON-NET-FORWARD"),
+    "jump": ("iptables -D FORWARD 1", "iptables -S FORWARD"),
+    "rp_filter": ("sysctl -qw net.ipv4.conf.cni0.rp_filter=1", "sysctl net.ipv4.conf.cni0.rp_filter"),
+    "forwarding": ("sysctl -qw net.ipv4.ip_forward=0", "sysctl net.ipv4.ip_forward"),
+    "bridge": ("ip address del 172.20.100.1/24 dev cni0", "ip -o -4 address show cni0"),
+    "link": ("ip link set eth1 down", "ip -br link show eth1"),
+    "conflist": (f"echo nothing >{CONFLIST}", f"cat {CONFLIST}"),
+    "no conflist": (f"rm {CONFLIST}", f"cat {CONFLIST}"),
+    "leases.json": (f"echo '[]' >{STATE}/leases.json", f"cat {STATE}/leases.json"),
+    "pool.json": (f"rm {STATE}/pool.json", f"grep -v updatedAt {STATE}/pool.json"),
+}
+"""What is broken: what somebody types, and what shows that it is right again."""
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_its_sandbox_lets_it_repair(node: Machine, what: str) -> None:
+    address = leases(node)[MAC]
+    damage, look = (words.replace("ADDRESS", address) for words in DAMAGES[what])
+
+    def seen() -> str:
+        return node.run("sh", "-c", look, check=False).stdout
+
+    right = seen()
+    assert right
+    node.run("sh", "-c", damage)
+    eventually(lambda: seen() == right, why=lambda: f"{right}\nis\n{seen()}\n{node.journal()}")
+    assert reaches(node, address)
+
+
+def test_its_audits_see_cloud_and_node(node: Machine) -> None:
+    def kinds() -> set[str]:
+        return {row["kind"] for row in node.ask("/v1/findings")["findings"]}
+
+    eventually(lambda: kinds() == set(), why=lambda: f"{kinds()} {node.journal()}")
+    mine = [
+        row
+        for row in Admin(node.lab.admin_socket).state()["interfaces"]
+        if dict(row["tags"]).get("cocoon-net:key") == "eni-1"
+    ]
+    cloud(node, "AssignPrivateIpAddresses", NetworkInterfaceId=mine[0]["id"], SecondaryPrivateIpAddressCount=1)
+    eventually(lambda: kinds() == {"address-added"}, why=lambda: f"{kinds()} {node.journal()}")
+
+
+def test_killed_it_is_back_with_its_leases_and_its_directory(node: Machine) -> None:
+    had, address, directory = node.pid, leases(node)[MAC], node.run("stat", "-c", "%i", "/run/cocoon-net").stdout
+    node.run("kill", "-KILL", str(had))
+    served_again(node, had)
+    assert leases(node)[MAC] == address and reaches(node, address)
+    assert node.run("stat", "-c", "%i", "/run/cocoon-net").stdout == directory
+
+
+def test_reloaded_it_reads_its_settings_again(node: Machine) -> None:
+    pid, before = node.pid, node.cursor()
+    node.write(f"{STATE}/dhcp.toml", 'lease-time = "soon"\n')
+    node.run("systemctl", "reload", UNIT)
+    eventually(lambda: "dhcp.toml" in node.journal(before), why=node.journal)
+    node.run("rm", f"{STATE}/dhcp.toml")
+    node.run("systemctl", "reload", UNIT)
+    eventually(lambda: "was read again: 30 addresses" in node.journal(before), why=node.journal)
+    assert (node.pid, node.show("ActiveState"), node.show("SubState")) == (pid, "active", "running")
+
+
+def test_stopped_it_ends_by_itself_and_keeps_what_it_promised(node: Machine) -> None:
+    address = leases(node)[MAC]
+    node.run("systemctl", "stop", UNIT)
+    assert (node.show("Result"), node.show("ExecMainStatus"), node.show("ActiveState")) == ("success", "0", "inactive")
+    assert leases(node)[MAC] == address and reaches(node, address)
+    assert node.run("test", "-e", "/run/cocoon-net", check=False).returncode == 1
+    began, ended = (int(node.show(f"{name}TimestampMonotonic")) for name in ("ActiveExit", "ExecMainExit"))
+    print(f"stopped within {(ended - began) / 1000:.0f} ms")
+
+
+def test_what_may_pass_is_tried_again_until_it_has(node: Machine) -> None:
+    node.run("systemctl", "stop", UNIT)
+    drop_in(node, "RestartSec=200ms")
+    node.run("systemd-run", "--unit=other", "--", "nc", "-lu", "-s", "172.20.100.1", "-p", "67")
+    eventually(lambda: "67" in node.run("ss", "-lun").stdout)
+    assert node.run("systemctl", "start", UNIT, check=False).returncode != 0
+    assert node.show("ExecMainStatus") == "71"
+    eventually(lambda: int(node.show("NRestarts")) > 1, why=node.journal)
+    node.run("systemctl", "stop", "other")
+    eventually(lambda: node.show("SubState") == "running", why=node.journal)
+
+
+def test_what_only_the_operator_can_cure_is_not(node: Machine) -> None:
+    node.run("systemctl", "stop", UNIT)
+    drop_in(node, "RestartSec=200ms")
+    node.write(f"{STATE}/dhcp.toml", 'lease-time = "soon"\n')
+    assert node.run("systemctl", "start", UNIT, check=False).returncode != 0
+    assert (node.show("ActiveState"), node.show("ExecMainStatus"), node.show("NRestarts")) == ("failed", "78", "0")
+    assert "dhcp.toml" in node.journal()
+    node.run("rm", f"{STATE}/dhcp.toml")
+    node.run("systemctl", "start", UNIT)
