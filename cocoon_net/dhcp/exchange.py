@@ -24,7 +24,7 @@ from cocoon_net.dhcp.decision import Decision, Reason, conflicting
 from cocoon_net.dhcp.guard import Guard
 from cocoon_net.dhcp.histogram import Histogram
 from cocoon_net.dhcp.lease import Lease
-from cocoon_net.dhcp.options import ACK, OFFER, SAID
+from cocoon_net.dhcp.options import ACK, INFORM, OFFER, SAID
 from cocoon_net.dhcp.ports import BATCH, Ports
 from cocoon_net.dhcp.reply import destination, render
 from cocoon_net.dhcp.routes import PRESENT, Routes
@@ -92,7 +92,10 @@ class Exchange:
             if not isinstance(packet, Packet):
                 self.malformed[packet] += 1
                 continue
-            received[packet.type] += 1
+            kind = packet.type
+            received[kind] += 1
+            if kind == INFORM and not packet.ciaddr:
+                packet = packet._replace(source=frame.source(data))
             decision = guard.decide(packet, data[6:12], now)
             self.decided[decision.reason] += 1
             batch.take(decision)

@@ -26,8 +26,12 @@ _KERNEL = 0xFFFFF000  # SKF_AD_OFF, linux/filter.h
 _LINK_INDEX, _TAGGED = _KERNEL + 8, _KERNEL + 48  # SKF_AD_IFINDEX, SKF_AD_VLAN_TAG_PRESENT
 
 
-def kernel_filter(bridge_index: int, bridge_mac: bytes, server: int, muted: Sequence[int] = ()) -> bytes:
+def kernel_filter(
+    bridge_index: int, bridge_mac: bytes, server: int, broadcast: int, muted: Sequence[int] = ()
+) -> bytes:
     """Assemble the classic BPF program: DHCP requests for us, as the ports of the bridge see them.
+
+    ``server`` is our address, ``broadcast`` that of its subnet (RFC 1122 §3.3.6).
 
     The bridge shows each frame a second time as its own; that one is dropped, and so is what comes by the ``muted``
     ports (indexes, at most a hundred: a jump is an octet). Returns struct sock_filter[].
@@ -49,6 +53,7 @@ def kernel_filter(bridge_index: int, bridge_mac: bytes, server: int, muted: Sequ
         (_EQUAL, 0, "", "drop"),
         (_LOAD_WORD, 30, "", ""),  # to which address
         (_EQUAL, 0xFFFFFFFF, "mac", ""),
+        (_EQUAL, broadcast, "mac", ""),
         (_EQUAL, server, "", "drop"),
         "mac",
         (_LOAD_WORD, 0, "", ""),
@@ -111,6 +116,11 @@ def unwrap(frame: bytes) -> bytes | None:
         if checksum % _MOD != pseudo % _MOD and (_sum(frame[start:end]) + pseudo) % _MOD:
             return None
     return frame[start + 8 : end]
+
+
+def source(frame: bytes) -> int:
+    """Return the IP address that a frame which could be unwrapped came from."""
+    return int.from_bytes(frame[26:30])
 
 
 def wrap(payload: bytes, source_mac: bytes, target_mac: bytes, source: int, target: int) -> bytes:

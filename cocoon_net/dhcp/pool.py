@@ -66,6 +66,11 @@ class Pool:
             owners={one.address: mac for mac, one in kept.items()},
         )
 
+    @property
+    def broadcast(self) -> int:
+        """The broadcast address of the subnet."""
+        return self.network | ~self.mask & 0xFFFF_FFFF
+
     def holds(self, address: int) -> bool:
         """Whether ``address`` is in our subnet, of the pool or not."""
         return address & self.mask == self.network

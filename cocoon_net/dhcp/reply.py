@@ -168,9 +168,10 @@ def _release(table: Allocator, packet: Packet, now: int) -> Decision:
 
 def _inform(table: Allocator, packet: Packet, _: int) -> Decision:
     """RFC 2131 §4.3.5: parameters only; no address, no lease time, and no look at leases."""
-    if not packet.ciaddr and not packet.giaddr:
+    address = packet.ciaddr or (0 if packet.giaddr else packet.source)
+    if not address and not packet.giaddr:
         return silence(Reason.NO_ADDRESS)
-    if packet.ciaddr and not table.pool.holds(packet.ciaddr):
+    if address and not table.pool.holds(address):
         return silence(Reason.WRONG_SUBNET)
     return Decision(Reason.INFORMED, ACK)
 
@@ -285,8 +286,8 @@ def destination(decision: Decision, packet: Packet) -> Destination:
         return Destination(RELAY, packet.giaddr)
     if decision.kind is NAK:
         return EVERYONE
-    if packet.ciaddr:
-        return Destination(DIRECT, packet.ciaddr)
+    if packet.ciaddr or packet.source:
+        return Destination(DIRECT, packet.ciaddr or packet.source)
     if packet.flags & wire.BROADCAST:
         return EVERYONE
     return Destination(DIRECT, decision.address)

@@ -287,7 +287,8 @@ class Server:
     def _open(self, watch: Watch) -> None:
         self._close()
         self._disturbances = watch.disturbances
-        ports = Ports(watch, self._link, self._table.pool.server)
+        pool = self._table.pool
+        ports = Ports(watch, self._link, pool.server, pool.broadcast)
         try:
             bound = {lease.address for lease in self.leases()}
             self._unrouted = self._routes.connect(self._connect(watch.index), bound) & bound
@@ -394,8 +395,8 @@ class Server:
         before, after = self._table.pool, self._compiled(pool, settings)
         self._settings = settings
         self._table.adopt(after)
-        if before.server != after.server:
-            self._disturbances = -1  # the kernel's filter knows the old address
+        if (before.server, before.broadcast) != (after.server, after.broadcast):
+            self._disturbances = -1  # the kernel's filter knows the old addresses
 
     def _compiled(self, pool: records.Pool, settings: Settings | None = None) -> Pool:
         reservations = self._book.reservations()

@@ -71,6 +71,8 @@ class Packet(NamedTuple):
     hlen: int = MAC_LENGTH
     port: str = ""
     """The bridge port that it came in by: not of the wire, and the one thing a guest cannot choose."""
+    source: int = 0
+    """The IP address it came from; only of an INFORM that names no address of its own."""
 
     @property
     def type(self) -> int:

@@ -40,12 +40,13 @@ def heard(sock: socket.socket, seconds: float = 2.0) -> Iterator[Ether]:
                 yield frame
 
 
-def exchange(ask: Packet, source: int) -> Ether | None:
-    """In a guest: say something on eth0 and return the first answer."""
+def exchange(ask: Packet, source: int, seconds: float = 2.0, target: str = "255.255.255.255", port: int = 68) -> Any:
+    """In a guest: say something on eth0 to everybody's MAC and return the first answer."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as sock:
         sock.bind(("eth0", 0x0800))
-        sock.send(broadcast(ask.chaddr, wire.encode(ask), source))
-        return next(heard(sock), None)
+        head = Ether(src=ask.chaddr, dst=EVERYBODY) / IP(src=str(IPv4Address(source)), dst=target) / UDP(sport=port, dport=67)
+        sock.send(bytes(head / wire.encode(ask)))
+        return next(heard(sock, seconds), None)
 
 
 @pytest.fixture
@@ -61,6 +62,7 @@ WAYS = [  # kind of answer, fields of the question -> MAC, address and port that
     (ACK, {"flags": wire.BROADCAST}, ME, FIRST, 68),
     (NAK, {}, EVERYBODY, 0xFFFFFFFF, 68),
     (INFORM, {}, ME, FIRST + 90, 68),
+    (INFORM, {"ciaddr": 0}, ME, FIRST + 90, 68),
     (OFFER, {"giaddr": RELAY}, ME, RELAY, 67),
     (ACK, {"giaddr": RELAY}, ME, RELAY, 67),
     (NAK, {"giaddr": RELAY}, ME, RELAY, 67),
@@ -87,9 +89,9 @@ def test_a_reply_arrives_where_4_1_sends_it(
         bind = [(packet(DISCOVER), 0), (packet(REQUEST, server=SERVER, requested=FIRST), 0)] if kind is ACK else []
         ask = {
             OFFER: (packet(DISCOVER, **fields), 0),
-            ACK: (packet(REQUEST, ciaddr=FIRST, **fields), FIRST),
+            ACK: (packet(REQUEST, **{"ciaddr": FIRST, **fields}), FIRST),
             NAK: (packet(REQUEST, requested=int(IPv4Address("10.0.0.9")), **fields), 0),
-            INFORM: (packet(INFORM, ciaddr=FIRST + 90, **fields), FIRST + 90),
+            INFORM: (packet(INFORM, **{"ciaddr": FIRST + 90, **fields}), FIRST + 90),
         }[kind]
         frame = None
         for message, source in (*bind, ask):
@@ -110,6 +112,34 @@ def test_a_reply_arrives_where_4_1_sends_it(
     reply = wire.decode(bytes(frame[BOOTP]))
     assert isinstance(reply, Packet)
     assert reply.type == (ACK if kind is INFORM else kind)
+
+
+@pytest.mark.parametrize(
+    ("target", "read"),
+    [
+        ("255.255.255.255", True),
+        ("172.20.100.255", True),  # RFC 1122 §3.3.6: the subnet's own broadcast address is everybody's, too
+        ("172.20.100.1", True),
+        ("172.20.100.9", False),
+        ("172.20.101.255", False),
+        ("172.20.255.255", False),
+    ],
+)
+def test_what_is_sent_to_everybody_or_to_us_is_read(
+    node: Any, book: Any, pool: Any, serving: Any, guest: str, target: str, read: bool
+) -> None:
+    ask = packet(DISCOVER)
+    with serving(node, Server(book, pool)):
+        heard = node.of_guest(guest, lambda: exchange(ask, 0, 2.0 if read else 0.4, target))
+    assert (heard is not None) == read
+
+
+def test_4_1_a_reply_goes_to_port_68_whatever_port_asked(
+    node: Any, book: Any, pool: Any, serving: Any, guest: str
+) -> None:
+    with serving(node, Server(book, pool)):
+        frame = node.of_guest(guest, lambda: exchange(packet(DISCOVER), 0, port=1068))
+    assert (frame[UDP].sport, frame[UDP].dport) == (67, 68)
 
 
 def test_a_reply_leaves_by_the_port_that_asked_and_no_other(node: Any, book: Any, pool: Any, serving: Any) -> None:

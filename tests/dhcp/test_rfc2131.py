@@ -403,6 +403,28 @@ def test_4_3_5_an_inform_from_no_address_or_another_network_is_not_answered(stor
     assert story.say(INFORM, ciaddr=ciaddr).kind is None, "SHOULD check the network address for consistency"
 
 
+@pytest.mark.parametrize(
+    ("source", "giaddr", "to"),
+    [
+        (FIRST + 90, 0, (Way.DIRECT, FIRST + 90)),
+        (int(IPv4Address("10.0.0.9")), 0, None),
+        (0, 0, None),
+        (FIRST + 150, FIRST + 150, (Way.RELAY, FIRST + 150)),  # the source is the relay's own
+    ],
+)
+def test_4_3_5_an_inform_that_names_no_address_is_answered_where_it_came_from(
+    story: Story, source: int, giaddr: int, to: tuple[Way, int] | None
+) -> None:
+    ask = packet(INFORM, source=source, giaddr=giaddr)
+    decision = decide(story.table, ask, story.now)
+    assert decision.kind is (ACK if to else None)
+    if to:
+        assert destination(decision, ask) == to
+        reply = story.answer(ask)
+        assert reply is not None
+        assert (reply.ciaddr, reply.yiaddr) == (0, 0), "table 3: as the client's, and none"
+
+
 @pytest.mark.parametrize("kind", [OFFER, ACK, NAK, 9, 10, 13, 0, 255])
 def test_what_a_client_does_not_say_is_not_answered(story: Story, kind: int) -> None:
     mine = story.bind()
