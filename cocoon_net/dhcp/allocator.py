@@ -9,9 +9,16 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import islice
 
 from cocoon_net.dhcp.lease import BOUND, COOLING, FREE, OFFERED, QUARANTINED, Client, Lease, State, moved
 from cocoon_net.dhcp.pool import Pool
+
+ANSWERED = 2
+"""Seconds within which a client takes an offer, if it does: its guest asks for it at once (RFC 2131 §4.4.1)."""
+
+_LOOKS = 16
+"""At how many of the oldest offers is looked for one that may go to another client; few are for a reservation."""
 
 
 class Allocator:
@@ -24,7 +31,8 @@ class Allocator:
     def __init__(self, pool: Pool, leases: Iterable[Lease] = ()) -> None:
         self.pool = pool
         self.leases: dict[int, Lease] = {}
-        self.offers: dict[int, Lease] = {}
+        self.offers: OrderedDict[int, Lease] = OrderedDict()
+        """The longest on offer first: one that is made again goes to the end."""
         self.lease_times: dict[int, int] = {}
         """The lease time of each offer: an ACK SHOULD NOT conflict with it (RFC 2131 §4.3.2)."""
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
@@ -37,8 +45,10 @@ class Allocator:
         """Bridge port and client identifier -> address."""
         self._offered: dict[bytes, int] = {}
         self._offered_mac: dict[bytes, int] = {}
-        self._resting: dict[int, None] = {}
-        """Cooling addresses that are not on offer, the longest first."""
+        self._resting: OrderedDict[int, None] = OrderedDict()
+        """Cooling addresses that anybody could be given and that are not on offer, the longest first."""
+        self._returned: set[int] = set()
+        """Cooling addresses that their clients gave back. A restart forgets it, and they cool like others."""
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(sorted(pool.members.difference(pool.owners)))
         self._timers: list[tuple[int, int]] = []
         self._scheduled: dict[int, int] = {}
@@ -106,16 +116,16 @@ class Allocator:
         state = lease.state
         if state is FREE:
             return True
-        if state is COOLING and (
-            kept or not self._free
-        ):  # the operator's word, or need, against what is only for safety
+        # The operator's word, its last client's own, or need: against what is only for safety.
+        if state is COOLING and (kept or lease.address in self._returned or not self._free):
             return True
         return state is not QUARANTINED and owns(lease, client)
 
-    def choose(self, client: Client, wished: int) -> int | None:
-        """Choose the address to offer: the one kept for the client, its own, the one on offer to it, its wish.
+    def choose(self, client: Client, wished: int, now: int) -> int | None:
+        """Choose the address to offer: the one kept for the client, its own, its wish, the one on offer to it.
 
-        Else the one that has not been used for the longest time; and before nobody gets anything, one that still cools.
+        Else the one that has not been used for the longest time; and before it gets nothing, the one that has cooled
+        longest, or that was offered longest ago to somebody who did not take it (RFC 2131 §2.2: nothing is reserved).
         """
         kept = self.pool.kept.get(client.mac) if self.pool.kept else None
         if kept is not None and self.takes(kept.address, client):
@@ -123,13 +133,24 @@ class Allocator:
         own = self.held(client)
         if own is not None and self.takes(own.address, client):
             return own.address
-        if wished in self._free:
+        if wished in self._free or (wished in self._returned and wished in self._resting):
             return wished
         given = self.offered(client)
         if given is not None:
             return given.address
-        free = next(iter(self._free), None)
-        return next((one for one in self._resting if self.takes(one, client)), None) if free is None else free
+        if self._free:
+            return next(iter(self._free))
+        if self._resting:
+            return next(iter(self._resting))
+        return self._untaken(client, now)
+
+    def _untaken(self, client: Client, now: int) -> int | None:
+        """Return the oldest offer that may go to another client: of the same port, or older than its client needs."""
+        for address in islice(self.offers, _LOOKS):
+            offer, owner = self.offers[address], self.pool.owners.get(address)
+            if owner is None and (offer.port == client.port or now - offer.since > ANSWERED):
+                return address
+        return None
 
     def put(self, lease: Lease) -> None:
         """Write a lease down; an offer of the same address, or to the same client once bound, has served its turn."""
@@ -145,6 +166,7 @@ class Allocator:
                 self.counts[old.state] -= 1
                 if old.state is COOLING:
                     self._resting.pop(address, None)
+                    self._returned.discard(address)
             if old.mac != lease.mac or old.client_id != lease.client_id or old.port != lease.port:
                 self._unname(old)
                 self._name(lease)
@@ -153,7 +175,9 @@ class Allocator:
                 self._queue(address)
         else:
             if state is COOLING:
-                self._resting[address] = None
+                self._rest(address)
+                if old is not None and _given_back(old, lease):
+                    self._returned.add(address)
             self.counts[state] += 1
             self._free.pop(address, None)
             self.remind(address, lease.ends)
@@ -173,12 +197,21 @@ class Allocator:
             if old.state is not FREE:
                 self.counts[old.state] -= 1
                 self._resting.pop(address, None)
+                self._returned.discard(address)
         if address not in self.offers:
             self._queue(address)
 
     def _queue(self, address: int) -> None:
-        if address in self.pool.members and address not in self.pool.owners:
+        if self._open(address):
             self._free[address] = None
+
+    def _rest(self, address: int) -> None:
+        if self._open(address):
+            self._resting[address] = None
+
+    def _open(self, address: int) -> bool:
+        """Whether an address may go to a client without a reservation."""
+        return address in self.pool.members and address not in self.pool.owners
 
     def _name(self, lease: Lease) -> None:
         mac, client_id, address = lease.mac, lease.client_id, lease.address
@@ -209,6 +242,7 @@ class Allocator:
         if other is not None and before != lease.address:  # its client had no identifier when it first asked, or had
             self.withdraw(lease.address)
         self.offers[lease.address] = lease
+        self.offers.move_to_end(lease.address)
         self._offered[key] = self._offered_mac[lease.mac] = lease.address
         self.lease_times[lease.address] = seconds
         self._free.pop(lease.address, None)
@@ -233,7 +267,7 @@ class Allocator:
         if lease is None or lease.state is FREE:
             self._queue(address)
         elif lease.state is COOLING:
-            self._resting[address] = None
+            self._rest(address)
 
     @property
     def free(self) -> int:
@@ -255,7 +289,7 @@ class Allocator:
     def shift(self, by: int) -> None:
         """Move all times by ``by`` seconds: the clock jumped, and what was promised for an hour is to last an hour."""
         self.leases = {address: moved(lease, by) for address, lease in self.leases.items()}
-        self.offers = {address: moved(lease, by) for address, lease in self.offers.items()}
+        self.offers = OrderedDict((address, moved(lease, by)) for address, lease in self.offers.items())
         self._timers = [(when + by, address) for when, address in self._timers]
         self._scheduled = {address: when + by for address, when in self._scheduled.items()}
 
@@ -288,9 +322,18 @@ class Allocator:
                 self.withdraw(address)
         for address in before - now:
             self._free.pop(address, None)
+            self._resting.pop(address, None)
         for address in sorted(now - before):
             if self.at(address).state is FREE:
                 self._queue(address)
+        for address in sorted(now - before, key=lambda address: self.at(address).since):
+            if self.at(address).state is COOLING:
+                self._rest(address)
+
+
+def _given_back(old: Lease, new: Lease) -> bool:
+    """Whether a lease that begins to cool was ended by its client before its time."""
+    return old.state is BOUND and old.mac == new.mac and old.since <= new.since < old.ends
 
 
 def owns(lease: Lease, client: Client) -> bool:

@@ -25,7 +25,7 @@ from fnmatch import fnmatchcase
 from cocoon_net.dhcp import reply
 from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.decision import Decision, Reason, name, silence, when
-from cocoon_net.dhcp.lease import BOUND, COOLING, FREE
+from cocoon_net.dhcp.lease import BOUND, COOLING, FREE, OFFERED
 from cocoon_net.dhcp.limits import Limits
 from cocoon_net.dhcp.wire import Packet
 from cocoon_net.events import Event, PortRefused
@@ -219,8 +219,8 @@ class Guard:
             left, most = table.free - 1, len(self._present) + len(table.pool.members) // KEPT
             if left < most:
                 lease = table.at(address)
-                # One that still cools goes to another client only when none is free.
-                takes = lease.state is FREE or (lease.state is COOLING and lease.mac != mac)
+                # One that cools, or that another port's client did not take, counts like a free one.
+                takes = lease.state is FREE or (lease.state in (COOLING, OFFERED) and lease.mac != mac)
                 if takes and max(left, 0) < self._kept_from(port, state):
                     return False
         state.addresses.add(address)

@@ -58,10 +58,10 @@ def decide(table: Allocator, packet: Packet, now: int) -> Decision:
 def _discover(table: Allocator, packet: Packet, now: int) -> Decision:
     """RFC 2131 §4.3.1. An offer is a courtesy: held in memory, not committed."""
     client = _client(packet)
-    address = table.choose(client, _address(packet, REQUESTED_ADDRESS))
+    address = table.choose(client, _address(packet, REQUESTED_ADDRESS), now)
     if address is None:
         return Decision(Reason.EXHAUSTED, events=(PoolExhausted(when(now), name(client.mac)),))
-    if table.pool.terms.rapid_commit and RAPID_COMMIT in packet.options:
+    if table.pool.terms.rapid_commit and RAPID_COMMIT in packet.options and table.takes(address, client):
         return _promise(table, packet, client, address, now)  # RFC 4039 §3.1
     before = table.at(address)
     state = before.state

@@ -44,8 +44,8 @@ def exchange(ask: Packet, source: int, seconds: float = 2.0, target: str = "255.
     """In a guest: say something on eth0 to everybody's MAC and return the first answer."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as sock:
         sock.bind(("eth0", 0x0800))
-        head = Ether(src=ask.chaddr, dst=EVERYBODY) / IP(src=str(IPv4Address(source)), dst=target) / UDP(sport=port, dport=67)
-        sock.send(bytes(head / wire.encode(ask)))
+        head = Ether(src=ask.chaddr, dst=EVERYBODY) / IP(src=str(IPv4Address(source)), dst=target)
+        sock.send(bytes(head / UDP(sport=port, dport=67) / wire.encode(ask)))
         return next(heard(sock, seconds), None)
 
 

@@ -276,6 +276,20 @@ def test_what_cools_in_a_full_pool_goes_to_the_port_that_has_none(pool_of: Calla
     assert bridge.bind("c", EVE).address == mine
 
 
+def test_what_a_neighbour_did_not_take_is_not_for_a_port_that_has_something_while_another_has_nothing(
+    pool_of: Callable[..., records.Pool],
+) -> None:
+    bridge = Bridge(pool_of(2), ports="a b c")
+    bridge.say("a", MessageType.DISCOVER, mac(1))
+    offered = bridge.say("b", MessageType.DISCOVER, BOB).address
+    bridge.wait(3)
+    bridge.say("a", MessageType.DISCOVER, mac(1))
+    assert bridge.say("a", MessageType.DISCOVER, mac(2)).reason is Reason.CROWDED
+    assert bridge.say("c", MessageType.DISCOVER, EVE).address == offered
+    bridge.wait(1)
+    assert bridge.say("a", MessageType.DISCOVER, mac(2)).address == FIRST, "its own"
+
+
 def test_a_declared_relay_has_no_share_and_no_rate(pool: records.Pool) -> None:
     bridge = Bridge(pool, Limits(trusted=("up*",)), ports="uplink0 b")
     assert all(bridge.bind("uplink0", mac(number)).kind is MessageType.ACK for number in range(19))

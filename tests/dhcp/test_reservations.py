@@ -79,6 +79,9 @@ def story(pool: records.Pool) -> Story:
     return Story(pool)
 
 
+EVE, DAVE = (bytes.fromhex(f"5254000000{number:02x}") for number in (0xEE, 0xDA))
+
+
 def kept(mac: bytes = ALICE, address: int = KEPT, **more: Any) -> Reservation:
     return Reservation(mac, IPv4Address(address), **more)
 
@@ -162,6 +165,26 @@ def test_a_reserved_address_that_was_declined_is_quarantined_all_the_same(story:
     assert meanwhile != KEPT
     story.wait(601)
     assert story.say(MessageType.DISCOVER, ALICE).address == KEPT
+
+
+def test_what_is_reserved_while_it_cools_is_given_to_no_stranger_in_need_until_it_is_given_up(
+    pool_of: Callable[..., records.Pool],
+) -> None:
+    story = Story(pool_of(2))
+    bobs, carols = story.bind(BOB), story.bind(CAROL)
+    story.say(MessageType.RELEASE, BOB, ciaddr=bobs, server=SERVER)
+    story.wait(1)
+    story.reserve(kept(address=bobs))
+    assert story.say(MessageType.DISCOVER, EVE, requested=bobs).kind is None
+    story.say(MessageType.RELEASE, CAROL, ciaddr=carols, server=SERVER)
+    story.reserve()
+    assert [story.bind(mac) for mac in (EVE, DAVE)] == [carols, bobs]
+
+
+def test_nobodys_offer_of_a_reserved_address_is_given_on(pool_of: Callable[..., records.Pool]) -> None:
+    story = Story(pool_of(2), reservations=[kept(address=FIRST)])
+    assert story.say(MessageType.DISCOVER, ALICE).address == FIRST
+    assert [story.say(MessageType.DISCOVER, mac).address for mac in (BOB, CAROL)] == [FIRST + 1] * 2
 
 
 def test_what_is_given_up_is_anybodys_again(pool_of: Callable[..., records.Pool]) -> None:
