@@ -38,5 +38,7 @@ def test_a_built_wheel_works_in_a_clean_environment(tmp_path: Path) -> None:
     assert "ever ran here" in run(command, "workflow", "list", "--state-dir", tmp_path / "none", cwd=tmp_path)
     code = "from cocoon_net.engine.workflow import load; from cocoon_net.steps import STEPS; print(load('init', STEPS))"
     assert "'dhcp'" in run(python, "-c", code, cwd=tmp_path)
-    for word in ("init", "adopt", "teardown", "daemon", "status", "run", "workflow", "lab"):
+    code = "from cocoon_net.unit import shipped; print(shipped(), end='')"
+    assert run(python, "-c", code, cwd=tmp_path) == (ROOT / "systemd/cocoon-net.service").read_text()
+    for word in ("init", "adopt", "teardown", "install", "daemon", "status", "run", "workflow", "lab"):
         run(command, word, "--help", cwd=tmp_path)

@@ -21,6 +21,7 @@ COMMANDS = {
     "adopt": ("cocoon_net.cli.run:adopt", "Bring a node that was provisioned by hand under management."),
     "plan": ("cocoon_net.cli.plan:plan", "Show what init, adopt or teardown would do, object by object."),
     "audit": ("cocoon_net.cli.audit:audit", "Look for what has drifted, in the cloud and on this node; repair it."),
+    "install": ("cocoon_net.cli.install:install", "Put the systemd unit and the completion for the shell in place."),
     "daemon": ("cocoon_net.cli.daemon:daemon", "Serve DHCP and keep the routes of the leases."),
     "status": ("cocoon_net.cli.status:status", "Show the pool of this node."),
     "lease": ("cocoon_net.cli.lease:lease", "Show leases and reservations, end them, and see why they are so."),

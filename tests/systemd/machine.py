@@ -81,7 +81,7 @@ class Machine:
 
     def run(self, *words: str, check: bool = True, text: str = "") -> subprocess.CompletedProcess[str]:
         """Run a command in the booted system, as its root."""
-        enter = ("nsenter", "--target", str(self.leader), "--all", "--root", "--wd=/", "--")
+        enter = ("nsenter", "--target", str(self.leader), "--all", "--root", "--wdns=/", "--")
         environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
         done = subprocess.run(
             [*enter, *words], input=text, capture_output=True, text=True, timeout=60, env=environment, check=False

@@ -5,13 +5,13 @@ One machine for all of it, booted once by tests/systemd/machine.py; each story b
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -48,9 +48,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
             settings = [*machine.settings(), "COCOON_NET_AUDIT_EVERY=2"]
             machine.write("/etc/default/cocoon-net", "\n".join(settings), "0600")
             machine.product(*INIT)
-            unit = (Path(__file__).parents[2] / "systemd" / UNIT).read_text()
-            machine.write(f"/etc/systemd/system/{UNIT}", unit.replace("=cocoon-net daemon", f"={PROGRAM} daemon"))
-            machine.run("systemctl", "daemon-reload")
+            machine.run(PROGRAM, "install")
             machine.run("systemctl", "start", UNIT)
             (lab.directory / "node1/cni/30-cocoon-dhcp.conflist").write_text(machine.read(CONFLIST))
             guests.add(lab, Guest("alice", "node1", "udhcpc", MAC, "alice"))
@@ -214,3 +212,52 @@ def test_what_only_the_operator_can_cure_is_not(node: Machine) -> None:
     assert "dhcp.toml" in node.journal()
     node.run("rm", f"{STATE}/dhcp.toml")
     node.run("systemctl", "start", UNIT)
+
+
+def test_installing_again_changes_nothing(node: Machine) -> None:
+    place = f"/etc/systemd/system/{UNIT}"
+    before = node.run("stat", "-c", "%i %Y %a", place).stdout
+    assert node.run(PROGRAM, "install").stdout.splitlines()[0] == "nothing to do"
+    assert node.run("stat", "-c", "%i %Y %a", place).stdout == before
+    assert before.split()[-1] == "644"
+    assert node.run(PROGRAM, "install", "--print").stdout == node.read(place)
+    assert node.show("NeedDaemonReload") == "no"
+
+
+def test_an_edited_unit_is_kept_until_told_otherwise_and_a_drop_in_for_good(node: Machine) -> None:
+    place = f"/etc/systemd/system/{UNIT}"
+    good = node.read(place)
+    drop_in(node, "RestartSec=7")
+    node.write(place, good.replace("RestartSec=5", "RestartSec=1"))
+    refused = node.run(PROGRAM, "install", check=False)
+    assert refused.returncode == 73 and "was edited, and stays" in refused.stderr and "drop-in" in refused.stderr
+    assert "RestartSec=1" in node.read(place)
+    assert f"kept aside: {place}." in node.run(PROGRAM, "install", "--force").stdout
+    assert node.read(place) == good
+    assert "RestartSec=1" in node.run("sh", "-c", f"cat {place}.2*").stdout
+    assert (node.show("NeedDaemonReload"), node.show("RestartUSec")) == ("no", "7s")
+    node.run("sh", "-c", f"rm {place}.2*")
+
+
+def test_a_unit_of_before_is_brought_up_to_date(node: Machine) -> None:
+    place = f"/etc/systemd/system/{UNIT}"
+    good = node.read(place)
+    _head, _, body = good.partition("\n")
+    old = body.replace("RestartSec=5", "RestartSec=9")
+    stamp = hashlib.sha256(old.encode()).hexdigest()[:16]
+    node.write(place, f"# cocoon-net install, version 0.0.9, {stamp}: as it was\n{old}")
+    node.run("systemctl", "daemon-reload")
+    assert node.show("RestartUSec") == "9s"
+    assert f"wrote {place}" in node.run(PROGRAM, "install").stdout
+    assert (node.read(place), node.show("RestartUSec")) == (good, "5s")
+
+
+def test_bash_completes_commands_and_flags(node: Machine) -> None:
+    def completed(*words: str) -> str:
+        line = f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _cocoon_net_completion {PROGRAM}"
+        script = f'. /usr/local/share/bash-completion/completions/cocoon-net; {line}; echo "${{COMPREPLY[@]}}"'
+        return node.run("bash", "-c", script).stdout.strip()
+
+    assert completed("cocoon-net", "tear") == "teardown"
+    assert completed("cocoon-net", "init", "--pool") == "--pool-size"
+    assert node.run("stat", "-c", "%a", "/usr/local/share/bash-completion/completions").stdout == "755\n"
