@@ -170,6 +170,25 @@ def test_killed_it_is_back_with_its_leases_and_its_directory(node: Machine) -> N
     assert node.run("stat", "-c", "%i", "/run/cocoon-net").stdout == directory
 
 
+def test_hanging_it_is_ended_and_started_again(node: Machine) -> None:
+    assert node.show("WatchdogUSec") == "1min"
+    drop_in(node, "WatchdogSec=2", "TimeoutStopSec=1", "RestartSec=1")
+    node.run("systemctl", "restart", UNIT)
+    hung, before, address = node.pid, node.cursor(), leases(node)[MAC]
+    node.run("kill", "-STOP", str(hung))
+    eventually(lambda: "Watchdog timeout" in node.journal(before), why=node.journal)
+    served_again(node, hung)
+    assert leases(node)[MAC] == address and reaches(node, address)
+
+
+def test_serving_it_is_not_taken_for_hanging(node: Machine) -> None:
+    drop_in(node, "WatchdogSec=3")
+    node.run("systemctl", "restart", UNIT)
+    pid, first = node.pid, node.show("WatchdogTimestampMonotonic")
+    eventually(lambda: int(node.show("WatchdogTimestampMonotonic")) > int(first) + 4_000_000, why=node.journal)
+    assert (node.pid, node.show("NRestarts")) == (pid, "0")
+
+
 def test_reloaded_it_reads_its_settings_again(node: Machine) -> None:
     pid, before = node.pid, node.cursor()
     node.write(f"{STATE}/dhcp.toml", 'lease-time = "soon"\n')
