@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from cocoon_net.errors import NodeError, SpecError
 from cocoon_net.unit import NAME
 
+__all__ = ["NAME", "SETTINGS", "require", "runs", "show", "start", "systemctl", "unseen"]
+
 _BOOTED = Path("/run/systemd/system")
 """There where systemd is the service manager, sd_booted(3)."""
+
+SETTINGS = Path("/etc/default/cocoon-net")
+"""The environment of the service, by its unit."""
+
+_OURS = ("COCOON_NET_", "VOLCENGINE_", "VOLCSTACK_")
 
 _WITHIN = 120.0
 """Seconds for one ``systemctl``: a start waits until the service serves, which takes it a second or two."""
@@ -49,14 +57,24 @@ def show(name: str) -> str:
 
 
 def start() -> str:
-    """Have our unit started at each boot and now, or reloaded where it runs; returns what it says of itself.
+    """Have our unit started at each boot and now, or reloaded where it runs; returns what became of it, for people.
 
     Raises NodeError with what to look at when it does not start.
     """
     systemctl("enable", "--quiet", NAME)
-    verb = "reload" if show("ActiveState") in ("active", "reloading") else "start"
-    systemctl(verb, NAME, hint=f"`systemctl status {NAME}`, `journalctl -u {NAME} -n 20`")
-    return show("StatusText")
+    lives = show("ActiveState") in ("active", "reloading")
+    systemctl("reload" if lives else "start", NAME, hint=f"`systemctl status {NAME}`, `journalctl -u {NAME} -n 20`")
+    return f"{NAME} was told to take the new pool" if lives else f"{NAME} is started: {show('StatusText')}"
+
+
+def unseen(environ: Mapping[str, str], settings: Path = SETTINGS) -> tuple[str, ...]:
+    """Return the names of our settings in ``environ`` that the service's own environment does not have."""
+    try:
+        lines = settings.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    told = {line.partition("=")[0].strip() for line in lines}
+    return tuple(sorted(name for name in environ if name.startswith(_OURS) and name not in told))
 
 
 def systemctl(*words: str, user: bool = False, hint: str = "") -> str:

@@ -70,12 +70,12 @@ class Progress:
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def finish(self, run: Run, journal: Journal) -> None:
-        """Say how a run ended: its time, and how often the cloud was asked."""
+    def finish(self, run: Run, journal: Journal, *, then_serve: bool = True) -> None:
+        """Say how a run ended: its time, how often the cloud was asked, and that it is to be served next."""
         calls = sum(journal.calls(run.id).values())
         self.say(f"{run.id}: {run.state}, {run.seconds:.2f} s acting, {calls} API calls")
         match run.workflow:
-            case "init" | "adopt":
+            case "init" | "adopt" if then_serve:
                 self.say("next: `cocoon-net daemon` serves the addresses")
             case _:
                 pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 PLACES = ("state_dir", "run_dir", "cni_conf_dir", "metadata_url")
 """Flags that say where things are."""
 
-HOW = ("resume", "abandon", "dry_run", "out", "as_json")
+HOW = ("resume", "abandon", "dry_run", "start", "out", "as_json")
 """Flags that say how to go about it."""
 
 
@@ -63,25 +64,34 @@ def what(pool_size: int) -> Callable[[F], F]:
     return add
 
 
+_start = click.option(
+    "--start", is_flag=True, help="Then have systemd start the service, now and at each boot, or reload it."
+)
+
+
 @click.command()
 @_how
+@_start
 @what(POOL_SIZE_INIT)
 def init(**flags: Any) -> None:
     """Provision this node: subnet, interfaces, addresses, bridge, rules, CNI file and DHCP pool.
 
-    Interrupted, it goes on where it stopped with --resume, or with the same flags. Run `cocoon-net daemon` next.
+    Interrupted, it goes on where it stopped with --resume, or with the same flags. Without --start, run
+    `cocoon-net daemon` next.
     """
     _provision("init", flags, manage_iptables=True)
 
 
 @click.command()
 @_how
+@_start
 @click.option("--manage-iptables", is_flag=True, help="Let cocoon-net write iptables rules; else yours are kept.")
 @what(POOL_SIZE_ADOPT)
 def adopt(manage_iptables: bool, **flags: Any) -> None:
     """Bring a node under management whose interfaces and addresses were provisioned by hand.
 
-    The cloud's side is taken as it is and stays when the node is torn down. Run `cocoon-net daemon` next.
+    The cloud's side is taken as it is and stays when the node is torn down. Without --start, run
+    `cocoon-net daemon` next.
     """
     _provision("adopt", flags, manage_iptables=manage_iptables)
 
@@ -115,7 +125,7 @@ def _provision(workflow: str, flags: dict[str, Any], *, manage_iptables: bool) -
     from cocoon_net import runs
     from cocoon_net.cli.render import Progress
 
-    resume, abandon, dry_run = (flags.pop(name) for name in ("resume", "abandon", "dry_run"))
+    resume, abandon, dry_run, start = (flags.pop(name) for name in ("resume", "abandon", "dry_run", "start"))
     if dry_run:
         _look_ahead(workflow, flags, manage_iptables=manage_iptables, resume=resume, abandon=abandon)
         return
@@ -124,6 +134,8 @@ def _provision(workflow: str, flags: dict[str, Any], *, manage_iptables: bool) -
     if resume and (anew or abandon):
         raise SpecError("--resume goes on with what was asked for and takes no other flag", hint="leave the others out")
     only_abandon = abandon and not anew
+    if start:
+        _require_startable(site, only_abandon=only_abandon)
     spec = None if resume or only_abandon else spec_from(workflow, site, flags, manage_iptables)
     progress = Progress()
     with progress, runs.at(site, workflow, bus=progress.bus, say=progress.say) as desk:
@@ -134,8 +146,43 @@ def _provision(workflow: str, flags: dict[str, Any], *, manage_iptables: bool) -
         if only_abandon:
             return
         run = runs.resume(desk, workflow) if spec is None else runs.begin(desk, workflow, spec)
-        progress.finish(runs.carry(desk, run), desk.journal)
-    tell_daemon(site, progress.say)
+        progress.finish(runs.carry(desk, run), desk.journal, then_serve=not start)
+    if start:
+        _start_service(progress.say)
+    else:
+        tell_daemon(site, progress.say)
+
+
+def _require_startable(site: Site, *, only_abandon: bool) -> None:
+    """Raise SpecError where ``--start`` could not be done, before anything is."""
+    from cocoon_net import manager
+    from cocoon_net.supervisor.presence import daemon_owner
+
+    if only_abandon:
+        raise SpecError("--start starts what an init has made, and --abandon alone makes nothing", hint="leave it out")
+    manager.require()
+    default = Site()
+    for name in PLACES:
+        if getattr(site, name) != getattr(default, name):
+            raise SpecError(
+                f"--start: the service would not see this {name.replace('_', ' ')}, {getattr(site, name)}",
+                hint="tell it (docs/install.md, Settings of the service), leave --start out, and start it by hand",
+            )
+    owner = daemon_owner(site)
+    if owner and manager.show("ActiveState") not in ("active", "reloading"):
+        raise SpecError(
+            f"--start: a daemon serves this node that systemd did not start ({owner})",
+            hint="stop it, then the same command; guests keep their addresses meanwhile",
+        )
+
+
+def _start_service(say: Callable[[str], None]) -> None:
+    from cocoon_net import manager
+
+    say(manager.start())
+    unseen = ", ".join(manager.unseen(os.environ))
+    if unseen:
+        say(f"the service does not see {unseen} of this shell: what its audits need belongs into {manager.SETTINGS}")
 
 
 def _look_ahead(workflow: str, flags: dict[str, Any], *, resume: bool, abandon: bool, **how: Any) -> None:

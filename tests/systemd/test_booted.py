@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -47,9 +48,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         with booted(lab, place) as machine:
             settings = [*machine.settings(), "COCOON_NET_AUDIT_EVERY=2"]
             machine.write("/etc/default/cocoon-net", "\n".join(settings), "0600")
-            machine.product(*INIT)
             machine.run(PROGRAM, "install")
-            machine.run("systemctl", "start", UNIT)
+            machine.product(*INIT, "--start")
             (lab.directory / "node1/cni/30-cocoon-dhcp.conflist").write_text(machine.read(CONFLIST))
             guests.add(lab, Guest("alice", "node1", "udhcpc", MAC, "alice"))
             yield machine
@@ -90,6 +90,12 @@ def cloud(node: Machine, action: str, **params: object) -> None:
     words = [f"{key}={value}" for key, value in params.items()]
     line = [sys.executable, "-m", "cocoon_net", "lab", "call", "--name", node.lab.name, "node1", action, *words]
     subprocess.run(line, env={**os.environ, "COCOON_NET_LAB_DIR": str(node.lab.base)}, check=True, capture_output=True)
+
+
+def interfaces(node: Machine) -> dict[str, dict[str, Any]]:
+    """Return our interfaces as the cloud has them, by our key."""
+    rows = [(dict(row["tags"]), row) for row in Admin(node.lab.admin_socket).state()["interfaces"]]
+    return {tags["cocoon-net:key"]: row for tags, row in rows if "cocoon-net:key" in tags}
 
 
 def test_it_is_started_when_it_serves_and_not_before(node: Machine) -> None:
@@ -149,17 +155,19 @@ def test_its_sandbox_lets_it_repair(node: Machine, what: str) -> None:
 
 
 def test_its_audits_see_cloud_and_node(node: Machine) -> None:
-    def kinds() -> set[str]:
-        return {row["kind"] for row in node.ask("/v1/findings")["findings"]}
+    def found() -> set[tuple[str, str]]:
+        return {(row["kind"], row["key"]) for row in node.ask("/v1/findings")["findings"]}
 
-    eventually(lambda: kinds() == set(), why=lambda: f"{kinds()} {node.journal()}")
-    mine = [
-        row
-        for row in Admin(node.lab.admin_socket).state()["interfaces"]
-        if dict(row["tags"]).get("cocoon-net:key") == "eni-1"
-    ]
-    cloud(node, "AssignPrivateIpAddresses", NetworkInterfaceId=mine[0]["id"], SecondaryPrivateIpAddressCount=1)
-    eventually(lambda: kinds() == {"address-added"}, why=lambda: f"{kinds()} {node.journal()}")
+    def addresses() -> set[str]:
+        return set(interfaces(node)["eni-1"]["secondaries"])
+
+    eventually(lambda: found() == set(), why=lambda: f"{found()} {node.journal()}")
+    ours, before = interfaces(node)["eni-1"]["id"], addresses()
+    cloud(node, "AssignPrivateIpAddresses", NetworkInterfaceId=ours, SecondaryPrivateIpAddressCount=1)
+    (added,) = addresses() - before
+    eventually(lambda: found() == {("address-added", added)}, why=lambda: f"{found()} {node.journal()}")
+    cloud(node, "UnassignPrivateIpAddresses", NetworkInterfaceId=ours, PrivateIpAddress=f'["{added}"]')
+    eventually(lambda: found() == set(), why=lambda: f"{found()} {node.journal()}")
 
 
 def test_killed_it_is_back_with_its_leases_and_its_directory(node: Machine) -> None:
@@ -280,3 +288,57 @@ def test_bash_completes_commands_and_flags(node: Machine) -> None:
     assert completed("cocoon-net", "tear") == "teardown"
     assert completed("cocoon-net", "init", "--pool") == "--pool-size"
     assert node.run("stat", "-c", "%a", "/usr/local/share/bash-completion/completions").stdout == "755\n"
+
+
+def test_init_reloads_the_service_that_serves(node: Machine) -> None:
+    pid, before = node.pid, node.cursor()
+    said = node.product(*INIT, "--start").stderr
+    assert f"{UNIT} was told to take the new pool" in said and "cocoon-net daemon" not in said
+    eventually(lambda: "was read again: 30 addresses" in node.journal(before), why=node.journal)
+    assert node.pid == pid
+
+
+def test_init_starts_nothing_beside_a_daemon_of_somebodys_hand(node: Machine) -> None:
+    node.run("systemctl", "stop", UNIT)
+    node.run("systemd-run", "--unit=byhand", "--", PROGRAM, "daemon")
+    eventually(lambda: "%cni0:67 " in node.run("ss", "-lun").stdout)
+    refused = node.product(*INIT, "--start", check=False)
+    assert refused.returncode == 78 and "a daemon serves this node that systemd did not start" in refused.stderr
+    node.run("systemctl", "stop", "byhand")
+
+
+def test_init_says_what_the_service_does_not_see(node: Machine) -> None:
+    said = node.run("env", *node.settings(), "COCOON_NET_LOG_LEVEL=debug", PROGRAM, *INIT, "--start").stderr
+    assert "the service does not see COCOON_NET_LOG_LEVEL of this shell" in said
+    refused = node.product(*INIT, "--start", "--state-dir", "/srv/other", check=False)
+    assert refused.returncode == 78 and "would not see this state dir, /srv/other" in refused.stderr
+
+
+def test_a_node_is_provisioned_and_served_by_one_command_or_the_cloud_is_not_asked(node: Machine) -> None:
+    place = f"/etc/systemd/system/{UNIT}"
+    node.run("systemctl", "disable", "--now", UNIT)
+    node.product("teardown")
+    node.run("mv", place, "/etc/unit")
+    node.run("systemctl", "daemon-reload")
+    refused = node.product(*INIT, "--start", check=False)
+    assert refused.returncode == 78 and "`cocoon-net install` first" in refused.stderr
+    node.run("ln", "-s", "/dev/null", place)
+    node.run("systemctl", "daemon-reload")
+    refused = node.product(*INIT, "--start", check=False)
+    assert refused.returncode == 78 and "is masked" in refused.stderr
+    assert interfaces(node) == {}
+
+    node.run("rm", place)
+    node.run(PROGRAM, "install")
+    said = node.product(*INIT, "--start").stderr
+    assert f"{UNIT} is started: serving: 30 addresses of 172.20.100.0/24" in said
+    assert set(interfaces(node)) == {"eni-1", "eni-2"}
+    assert (node.show("ActiveState"), node.show("UnitFileState")) == ("active", "enabled")
+
+
+def test_a_service_that_does_not_start_is_an_error_of_the_command(node: Machine) -> None:
+    node.run("systemctl", "stop", UNIT)
+    node.write(f"{STATE}/dhcp.toml", 'lease-time = "soon"\n')
+    failed = node.product(*INIT, "--start", check=False)
+    assert failed.returncode == 71 and "journalctl" in failed.stderr, failed.stderr
+    node.run("rm", f"{STATE}/dhcp.toml")
