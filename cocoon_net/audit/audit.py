@@ -252,8 +252,9 @@ class Audit:
         path = self._site.lease_file
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
         bound: dict[str, set[IPv4Address]] = {}
-        for lease in self._leases_now():
-            bound.setdefault(lease[0], set()).add(lease[1])
+        for mac, address in self._leases_now():
+            if len(mac) == len("00:00:00:00:00:00"):  # the file's readers know no other hardware
+                bound.setdefault(mac, set()).add(address)
         return checks.lease_file_differs(text, {mac: frozenset(of) for mac, of in bound.items()}, str(path))
 
     def _leases_now(self) -> list[tuple[str, IPv4Address]]:

@@ -37,13 +37,13 @@ class Allocator:
         """The lease time of each offer: an ACK SHOULD NOT conflict with it (RFC 2131 §4.3.2)."""
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
         """How many addresses are in each state; of ``FREE`` see ``free``."""
-        self._held: dict[bytes, int] = {}
-        """MAC and client identifier in one -> address."""
+        self._held: dict[tuple[bytes, bytes], int] = {}
+        """MAC and client identifier -> address."""
         self._of_mac: dict[bytes, list[int]] = {}
         """The latest last."""
         self._of_port: dict[tuple[str, bytes], int] = {}
         """Bridge port and client identifier -> address."""
-        self._offered: dict[bytes, int] = {}
+        self._offered: dict[tuple[bytes, bytes], int] = {}
         self._offered_mac: dict[bytes, int] = {}
         self._resting: OrderedDict[int, None] = OrderedDict()
         """Cooling addresses that anybody could be given and that are not on offer, the longest first."""
@@ -61,13 +61,13 @@ class Allocator:
         Without an identifier, the latest of its MAC.
         """
         mac, name, port = client
-        address = self._held.get(mac + name)
+        address = self._held.get((mac, name))
         if address is not None:
             return self.leases[address]
         if not name:
             addresses = self._of_mac.get(mac)
             return self.leases[addresses[-1]] if addresses else None
-        address = self._held.get(mac)  # it had no identifier when it got the lease
+        address = self._held.get((mac, b""))  # it had no identifier when it got the lease
         if address is None and port:
             address = self._of_port.get((port, name))
         return None if address is None else self.leases[address]
@@ -85,7 +85,7 @@ class Allocator:
     def offered(self, client: Client) -> Lease | None:
         """Return what is on offer to a client; without an identifier, the latest offer to its MAC."""
         mac, name, _ = client
-        address = self._offered.get(mac + name)
+        address = self._offered.get((mac, name))
         if address is None:
             address = self._offered_mac.get(mac)
             if address is None or not owns(self.offers[address], client):
@@ -182,7 +182,7 @@ class Allocator:
             self._free.pop(address, None)
             self.remind(address, lease.ends)
             if state is BOUND:
-                given = self._offered.get(lease.mac + lease.client_id)
+                given = self._offered.get((lease.mac, lease.client_id))
                 if given is not None:
                     self.withdraw(given)
 
@@ -216,7 +216,7 @@ class Allocator:
     def _name(self, lease: Lease) -> None:
         mac, client_id, address = lease.mac, lease.client_id, lease.address
         if mac:
-            self._held[mac + client_id] = address
+            self._held[mac, client_id] = address
             self._of_mac.setdefault(mac, []).append(address)
             if client_id and lease.port:
                 self._of_port[lease.port, client_id] = address
@@ -224,8 +224,8 @@ class Allocator:
     def _unname(self, lease: Lease) -> None:
         mac, client_id, address = lease.mac, lease.client_id, lease.address
         if mac:
-            if self._held.get(mac + client_id) == address:
-                del self._held[mac + client_id]
+            if self._held.get((mac, client_id)) == address:
+                del self._held[mac, client_id]
             addresses = self._of_mac[mac]
             addresses.remove(address)
             if not addresses:
@@ -235,7 +235,7 @@ class Allocator:
 
     def offer(self, lease: Lease, seconds: int = 0) -> None:
         """Hold an address for a client until ``lease.ends``; it holds at most one. ``seconds`` is what was offered."""
-        key = lease.mac + lease.client_id
+        key = (lease.mac, lease.client_id)
         before, other = self._offered.get(key), self.offers.get(lease.address)
         if before is not None and before != lease.address:
             self.withdraw(before)
@@ -259,7 +259,7 @@ class Allocator:
         if offer is None:
             return
         del self.lease_times[address]
-        del self._offered[offer.mac + offer.client_id]
+        del self._offered[offer.mac, offer.client_id]
         if self._offered_mac.get(offer.mac) == address:
             del self._offered_mac[offer.mac]
         self.counts[OFFERED] = len(self.offers)

@@ -17,6 +17,7 @@ from loguru import logger
 from cocoon_net.dhcp.decision import name
 from cocoon_net.dhcp.frame import dotted
 from cocoon_net.dhcp.lease import Lease, State
+from cocoon_net.dhcp.wire import MAC_LENGTH
 from cocoon_net.errors import CocoonError
 from cocoon_net.formats import lease_file
 from cocoon_net.node.files import write_atomic
@@ -87,7 +88,7 @@ class LeaseFile:
         for lease in leases:
             address = lease.address
             number = self._page_of.get(address)
-            if lease.state is State.BOUND:
+            if lease.state is State.BOUND and len(lease.mac) == MAC_LENGTH:  # its readers know no other hardware
                 if number is None:
                     number = self._page_of[address] = self._given >> _PAGE
                     self._given += 1

@@ -237,7 +237,7 @@ def render(decision: Decision, packet: Packet, pool: Pool) -> bytes:
     # RFC 2131 §4.3.2: the relay must broadcast a NAK, for its client may have no address.
     flags = packet.flags | wire.BROADCAST if nak and packet.giaddr else packet.flags
     ciaddr = packet.ciaddr if kind is ACK else 0
-    head = wire.reply_head(packet.xid, flags, ciaddr, decision.address, packet.giaddr, packet.chaddr)
+    head = wire.reply_head(packet, flags, ciaddr, decision.address)
     told, wished = pool.options_of(packet.chaddr), options.get(PARAMETER_LIST)
     server = server_of(packet, pool.server) if packet.giaddr else pool.server
     limit = options.get(MAXIMUM_SIZE)
@@ -286,8 +286,9 @@ def destination(decision: Decision, packet: Packet) -> Destination:
         return Destination(RELAY, packet.giaddr)
     if decision.kind is NAK:
         return EVERYONE
-    if packet.ciaddr or packet.source:
-        return Destination(DIRECT, packet.ciaddr or packet.source)
-    if packet.flags & wire.BROADCAST:
+    own = packet.ciaddr or packet.source
+    if own:
+        return Destination(DIRECT if len(packet.chaddr) == wire.MAC_LENGTH else ROUTED, own)
+    if packet.flags & wire.BROADCAST or len(packet.chaddr) != wire.MAC_LENGTH:
         return EVERYONE
     return Destination(DIRECT, decision.address)

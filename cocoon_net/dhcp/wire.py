@@ -19,12 +19,16 @@ BROADCAST = 0x8000
 
 ETHERNET, MAC_LENGTH = 1, 6
 
+_CHADDR = 16
+_NO_PADDING = bytes(_CHADDR - MAC_LENGTH)
+
 COOKIE = 0x63825363
 PAD, OVERLOAD, TYPE, END = 0, 52, 53, 255
 MINIMUM_SIZE = 300
 """What BOOTP relays and old clients insist on (RFC 1542 §2.1)."""
 
 _HEADER = struct.Struct("!4BIHH4I16s192xI")
+_READ_HEADER = struct.Struct("!4BIHH4I6s10s192xI")
 _OPTIONS = _HEADER.size
 _FILE, _SNAME = (108, 236), (44, 108)
 _FILE_SIZE, _SNAME_SIZE = 128, 64
@@ -41,7 +45,7 @@ class Malformed(StrEnum):
     OP = "op"
     """Neither BOOTREQUEST nor BOOTREPLY."""
     HARDWARE = "hardware"
-    """Not an Ethernet address of one host: the key of a lease."""
+    """Not an address of one host: the key of a lease."""
     COOKIE = "cookie"
     """No magic cookie: plain BOOTP, or something else."""
     TRUNCATED = "truncated"
@@ -73,6 +77,8 @@ class Packet(NamedTuple):
     """The bridge port that it came in by: not of the wire, and the one thing a guest cannot choose."""
     source: int = 0
     """The IP address it came from; only of an INFORM that names no address of its own."""
+    padding: bytes = b""
+    """What stands behind the address in ``chaddr``, up to its end; empty where it is zeros."""
 
     @property
     def type(self) -> int:
@@ -85,13 +91,22 @@ def decode(data: bytes, port: str = "") -> Packet | Malformed:
     size = len(data)
     if size <= _OPTIONS:
         return Malformed.SHORT
-    op, htype, hlen, hops, xid, secs, flags, ciaddr, yiaddr, siaddr, giaddr, chaddr, cookie = _HEADER.unpack_from(data)
+    op, htype, hlen, hops, xid, secs, flags, ciaddr, yiaddr, siaddr, giaddr, mac, padding, cookie = (
+        _READ_HEADER.unpack_from(data)
+    )
     if cookie != COOKIE:
         return Malformed.COOKIE
     if op != REQUEST and op != REPLY:
         return Malformed.OP
-    mac = chaddr[:MAC_LENGTH]
-    if htype != ETHERNET or hlen != MAC_LENGTH or mac[0] & 1 or mac == b"\0\0\0\0\0\0":
+    if hlen != MAC_LENGTH:  # known by what it calls itself, and reached by broadcast
+        mac, padding = (mac + padding)[:hlen], (mac + padding)[hlen:].rstrip(b"\0")
+        if hlen > _CHADDR or not any(mac):
+            return Malformed.HARDWARE
+    elif mac[0] & 1 or mac == b"\0\0\0\0\0\0":
+        return Malformed.HARDWARE
+    elif padding == _NO_PADDING:
+        padding = b""
+    if not htype:
         return Malformed.HARDWARE
     options: dict[int, bytes] = {}
     if not _walk(data, _OPTIONS, size, options):
@@ -114,7 +129,9 @@ def decode(data: bytes, port: str = "") -> Packet | Malformed:
     for code, length in _LENGTHS:
         if code in options and len(options[code]) != length:
             return Malformed.LENGTH
-    return Packet(op, xid, mac, options, flags, ciaddr, yiaddr, siaddr, giaddr, secs, hops, htype, hlen, port)
+    return Packet(
+        op, xid, mac, options, flags, ciaddr, yiaddr, siaddr, giaddr, secs, hops, htype, hlen, port, 0, padding
+    )
 
 
 def _walk(data: bytes, at: int, end: int, options: dict[int, bytes]) -> bool:
@@ -177,9 +194,10 @@ def spread(pieces: Iterable[bytes], tail: bytes, room: int) -> tuple[bytes, byte
     return main + bytes((OVERLOAD, 1, (1 if file else 0) | (2 if sname else 0))) + tail, file, sname
 
 
-def reply_head(xid: int, flags: int, ciaddr: int, yiaddr: int, giaddr: int, chaddr: bytes) -> bytes:
-    """Render the fixed fields of a BOOTREPLY, cookie included: the hot path's half of ``encode``."""
-    return _HEADER.pack(REPLY, ETHERNET, MAC_LENGTH, 0, xid, 0, flags, ciaddr, yiaddr, 0, giaddr, chaddr, COOKIE)
+def reply_head(ask: Packet, flags: int, ciaddr: int, yiaddr: int) -> bytes:
+    """Render the fixed fields of the BOOTREPLY to ``ask``, cookie included: the hot path's half of ``encode``."""
+    chaddr = ask.chaddr + ask.padding if ask.padding else ask.chaddr
+    return _HEADER.pack(REPLY, ask.htype, ask.hlen, 0, ask.xid, 0, flags, ciaddr, yiaddr, 0, ask.giaddr, chaddr, COOKIE)
 
 
 def overload(head: bytes, file: bytes, sname: bytes) -> bytes:
@@ -210,6 +228,6 @@ def _head(p: Packet) -> bytes:
         p.yiaddr,
         p.siaddr,
         p.giaddr,
-        p.chaddr,
+        p.chaddr + p.padding,
         COOKIE,
     )

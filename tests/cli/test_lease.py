@@ -18,7 +18,7 @@ from cocoon_net.lab.arena import Arena, until
 pytestmark = [pytest.mark.root]
 
 A, B = "02:10:00:00:00:00", "02:10:00:00:00:01"
-LEASE = "from cocoon_net.lab.load import Clients; c = Clients({}); c.run(4, patience=5.0)"
+LEASE = "from cocoon_net.lab.load import Clients; c = Clients({0}); assert c.run(4, patience=25.0).leases == {0}"
 Command = Callable[..., str]
 
 

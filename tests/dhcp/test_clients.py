@@ -164,6 +164,15 @@ def test_the_newest_lease_of_a_mac_is_the_last_in_the_file(story: Story, tmp_pat
     assert [row["ip"] for row in rows] == [str(IPv4Address(first)), str(IPv4Address(second))]
 
 
+def test_hardware_that_has_no_mac_is_not_in_the_file_whose_readers_know_no_other(story: Story, tmp_path: Path) -> None:
+    file = LeaseFile(tmp_path / "leases.json")
+    story.bind(bytes(range(1, 9)), hlen=8)
+    file.update(story.table.leases.values())
+    story.bind(BOB)
+    file.update(story.table.leases.values())
+    assert [row["mac"] for row in json.loads((tmp_path / "leases.json").read_text())] == [BOB.hex(":")]
+
+
 def test_a_client_that_names_itself_after_it_was_offered_an_address_leaves_no_second_name_behind(story: Story) -> None:
     """A boot loader asks without an identifier, the system after it with one; both can ask again when it lapsed."""
     offered = story.say(MessageType.DISCOVER).address

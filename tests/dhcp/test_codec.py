@@ -65,7 +65,7 @@ def test_options_are_spread_over_the_fields_to_the_last_octet(sizes: list[int], 
     if room >= whole:
         assert (main, file, sname) == (b"".join(pieces) + last, b"", b"")
         return
-    head = wire.overload(wire.reply_head(1, 0, 0, 0, 0, MAC), file, sname)
+    head = wire.overload(wire.reply_head(Packet(wire.REQUEST, 1, MAC, {}), 0, 0, 0), file, sname)
     read = decode(head + wire.option(53, b"\x02") + wire.finish(main))
     assert isinstance(read, Packet)
     left_out = [piece for number, piece in enumerate(pieces) if 200 + number not in read.options]

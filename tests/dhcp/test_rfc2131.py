@@ -522,18 +522,20 @@ def test_a_reply_is_not_answered(story: Story) -> None:
 @pytest.mark.parametrize(("flags", "giaddr"), [(0, 0), (wire.BROADCAST, 0), (0, FIRST + 100), (0x7FFF, 0)])
 def test_table_3_the_fields_of_a_reply(story: Story, kind: MessageType, flags: int, giaddr: int) -> None:
     header = {"flags": flags, "giaddr": giaddr, "xid": 0xDEADBEEF, "secs": 77, "hops": 3, "siaddr": 5, "yiaddr": 6}
+    header |= {"htype": 6}
     mine = story.bind()
     ask = {
         OFFER: packet(DISCOVER, **header),
         ACK: packet(REQUEST, ciaddr=mine, **header),
         NAK: packet(REQUEST, ciaddr=mine + 1, **header),
-    }[kind]
+    }[kind]._replace(padding=bytes(range(10)))
     reply = story.answer(ask)
     assert reply is not None
     assert reply == wire.Packet(
         op=wire.REPLY,
-        htype=1,
+        htype=6,
         hlen=6,
+        padding=bytes(range(10)),
         hops=0,
         xid=0xDEADBEEF,
         secs=0,
@@ -593,6 +595,41 @@ def test_every_reply_is_long_enough_for_bootp(story: Story, kind: MessageType) -
     assert data[236:240] == bytes((99, 130, 83, 99)), "§3: the magic cookie"
     assert 255 in data[240:], "§4.1: the last option is the end option"
     assert data[44:236] == bytes(192), "no sname, no file"
+
+
+HARDWARE = [(1, 16), (1, 1), (15, 2), (32, 16), (27, 8), (255, 16)]
+"""htype, hlen: an Ethernet address of another length, Frame Relay, InfiniBand, EUI-64, none that is known."""
+
+
+@pytest.mark.parametrize(("htype", "hlen"), HARDWARE)
+def test_table_3_whatever_hardware_asks_has_its_lease_and_its_own_words_back(
+    story: Story, htype: int, hlen: int
+) -> None:
+    assert story.bind() == FIRST
+    field = ALICE + bytes(range(10, 20))  # the same first octets, and no zeros behind them
+    for kind, fields in ((DISCOVER, {}), (REQUEST, {"server": SERVER, "requested": FIRST + 1})):
+        header = bytearray(wire.encode(packet(kind, **fields)))
+        header[1:3], header[28:44] = bytes((htype, hlen)), field
+        ask = wire.decode(bytes(header))
+        assert isinstance(ask, wire.Packet)
+        decision = story.do(ask)
+        data = render(decision, ask, story.table.pool)
+        assert (data[1:3], data[28:44]) == (bytes((htype, hlen)), field)
+        assert decision.address == FIRST + 1
+        assert destination(decision, ask) == EVERYONE, "§4.1: no frame can be sent to its address"
+        assert destination(decision, ask._replace(ciaddr=FIRST + 1)) == (Way.ROUTED, FIRST + 1)
+    assert {lease.mac for lease in story.table.leases.values()} >= {field[:hlen]}
+
+
+def test_ieee_802_is_another_name_of_the_same_card(story: Story) -> None:
+    mine = story.bind()
+    ask = packet(DISCOVER, htype=6)
+    assert destination(story.do(ask), ask) == (Way.DIRECT, mine)
+
+
+def test_an_address_and_an_identifier_are_not_the_longer_address_that_they_spell_together(story: Story) -> None:
+    mine = story.bind(ALICE, client_id=b"\0\1")
+    assert story.say(DISCOVER, ALICE + b"\0\1", hlen=8).address != mine
 
 
 # §4.1: where a reply goes
