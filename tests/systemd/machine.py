@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -48,20 +49,32 @@ _UNWANTED = (
 
 _BOOT = """\
 set -e
-echo $$ >"$GROUP/cgroup.procs"
 mount -t tmpfs tmpfs "$PLACE"
 mkdir "$PLACE/upper" "$PLACE/work" "$PLACE/root"
 cp -a "$SEED/." "$PLACE/upper"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$PLACE/upper,workdir=$PLACE/work" "$PLACE/root"
 rm -rf "$PLACE"/root/etc/systemd/system/*.wants "$PLACE/root/var/lib/cocoon" "$PLACE/root/etc/cni"
-exec "$NSPAWN" --quiet --boot --notify-ready=yes --register=no --keep-unit --link-journal=no \\
-  --directory="$PLACE/root" --machine="$NAME" --network-namespace-path="$SPACE" --capability=CAP_NET_ADMIN \\
-  --resolv-conf=off --timezone=off --bind-ro="$SOURCE:/opt/source"
+spawn() {
+  echo 0 >"$GROUP/cgroup.procs"
+  exec "$NSPAWN" --quiet --boot --notify-ready=yes --register=no --keep-unit --link-journal=no \\
+    --directory="$PLACE/root" --machine="$NAME" --network-namespace-path="$SPACE" --capability=CAP_NET_ADMIN \\
+    --resolv-conf=off --timezone=off --bind-ro="$SOURCE:/opt/source" --bind-ro="$LIBRARIES:/opt/libraries"
+}
+set +e
+trap 'kill -TERM $child' TERM
+code=133
+while [ $code = 133 ]; do # that is how it asks to be booted again
+  (spawn) &
+  child=$!
+  wait $child
+  code=$?
+done
+wait $child
 """
 
 
 def nspawn() -> Path:
-    """Return the program, of this machine or of the unpacked package."""
+    """Return the program, of this machine or of the unpacked package. Raises NodeError where it cannot be had."""
     if found := shutil.which("systemd-nspawn"):
         return Path(found)
     program = vm.CACHE / "systemd-container/usr/bin/systemd-nspawn"
@@ -76,8 +89,10 @@ def nspawn() -> Path:
 class Machine:
     """node1 of a lab of its own, booted."""
 
-    def __init__(self, lab: Lab, leader: int, console: Path) -> None:
-        self.lab, self.leader, self.console = lab, leader, console
+    def __init__(self, lab: Lab, channel: socket.socket, console: Path) -> None:
+        self.lab, self._channel, self._console = lab, channel, console
+        self.leader = _leader(channel, console)
+        """The PID of its init, as this machine has it."""
 
     def run(self, *words: str, check: bool = True, text: str = "") -> subprocess.CompletedProcess[str]:
         """Run a command in the booted system, as its root."""
@@ -112,6 +127,11 @@ class Machine:
     def pid(self) -> int:
         return int(self.show("MainPID"))
 
+    def reboot(self) -> None:
+        """Boot again: processes and /run are gone, disk and network namespace are not."""
+        self.run("systemctl", "reboot")
+        self.leader = _leader(self._channel, self._console)
+
     def journal(self, since: str = "") -> str:
         """Return what our unit said, and what systemd said of it; ``since`` is a cursor."""
         after = ("--after-cursor", since) if since else ()
@@ -141,8 +161,8 @@ def eventually(what: Callable[[], T], seconds: float = 20.0, why: Callable[[], s
 
 
 @contextlib.contextmanager
-def booted(lab: Lab, place: Path) -> Iterator[Machine]:
-    """Boot node1 of a lab that is up, and end it."""
+def booted(lab: Lab, place: Path, program: Path) -> Iterator[Machine]:
+    """Boot node1 of a lab that is up by systemd-nspawn, ``program``, and end it."""
     seed = place / "seed"
     _sow(seed)
     with contextlib.ExitStack() as stack:
@@ -158,24 +178,20 @@ def booted(lab: Lab, place: Path) -> Iterator[Machine]:
             "GROUP": str(group),
             "PLACE": str(place / "mnt"),
             "SEED": str(seed),
-            "NSPAWN": str(nspawn()),
+            "NSPAWN": str(program),
             "NAME": lab.name,
             "SPACE": str(namespace.RUN / lab.namespace("node1")),
             "SOURCE": str(ROOT),
+            "LIBRARIES": sysconfig.get_path("purelib"),
             # All of /proc/sys can be written, as on a live node: what cannot be is the unit's doing.
             "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "1",
             "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
         }
+        line = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _BOOT]
         with console.open("w") as out:
-            spawn = subprocess.Popen(
-                ["unshare", "--mount", "--propagation", "private", "sh", "-c", _BOOT],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                env=environment,
-            )
+            spawn = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment)
         try:
-            yield Machine(lab, _leader(channel, console), console)
+            yield Machine(lab, channel, console)
         finally:
             _end(spawn, group)
 
@@ -236,12 +252,11 @@ def _sow(seed: Path) -> None:
         (units / name).symlink_to("/dev/null")
     (units / "default.target").symlink_to("/lib/systemd/system/multi-user.target")
     home = seed / "opt/cocoon-net"
-    (seed / "opt/source").mkdir(parents=True)
+    for name in ("source", "libraries"):
+        (seed / "opt" / name).mkdir(parents=True)
     subprocess.run([os.path.realpath(sys.executable), "-m", "venv", "--without-pip", home], check=True)
     (packages,) = home.glob("lib/python*/site-packages")
-    libraries = next(path for path in sys.path if path.endswith("site-packages"))
-    shown = Path("/opt/source") / Path(libraries).relative_to(ROOT)
-    (packages / "cocoon-net.pth").write_text(f"/opt/source\n{shown}\n")
+    (packages / "cocoon-net.pth").write_text("/opt/source\n/opt/libraries\n")
     script = home / "bin/cocoon-net"
     script.write_text("#!/opt/cocoon-net/bin/python\nfrom cocoon_net.cli.main import main\nmain()\n")
     script.chmod(0o755)

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
+from cocoon_net.errors import NodeError
 from cocoon_net.lab import guests
 from cocoon_net.lab import lab as labs
 from cocoon_net.lab.cloud import Admin
 from cocoon_net.lab.guests import Guest
 from cocoon_net.lab.lab import Shape
-from tests.systemd.machine import PROGRAM, STATE, UNIT, Machine, booted, eventually
+from tests.systemd.machine import PROGRAM, STATE, UNIT, Machine, booted, eventually, nspawn
 
 pytestmark = [
     pytest.mark.root,
@@ -40,12 +41,16 @@ CONFLIST = "/etc/cni/net.d/30-cocoon-dhcp.conflist"
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A booted node that was provisioned, with the unit in place and one guest with a lease."""
+    try:
+        program = nspawn()
+    except NodeError as error:
+        pytest.skip(f"there is no systemd-nspawn, and Debian's package systemd-container cannot be had: {error}")
     place = tmp_path_factory.getbasetemp() / "b"
     place.mkdir()
     lab = labs.open_lab(f"b{os.getpid() % 100000}", place / "lab")
     try:
         labs.up(lab, Shape(nodes=1), {})
-        with booted(lab, place) as machine:
+        with booted(lab, place, program) as machine:
             settings = [*machine.settings(), "COCOON_NET_AUDIT_EVERY=2"]
             machine.write("/etc/default/cocoon-net", "\n".join(settings), "0600")
             machine.run(PROGRAM, "install")
@@ -80,6 +85,12 @@ def served_again(node: Machine, since: int) -> int:
     return node.pid
 
 
+def written(node: Machine, pid: int, path: str) -> bool:
+    """Whether a file can be written where a process is; it gets what it has."""
+    line = f"exec 2>/dev/null; cat {path} >/tmp/x && cat /tmp/x >{path}"
+    return node.run("nsenter", "--target", str(pid), "--mount", "sh", "-c", line, check=False).returncode == 0
+
+
 def drop_in(node: Machine, *lines: str) -> None:
     node.write(f"/etc/systemd/system/{UNIT}.d/test.conf", "\n".join(("[Service]", *lines, "")))
     node.run("systemctl", "daemon-reload")
@@ -112,15 +123,10 @@ def test_it_may_do_three_things_and_write_what_it_repairs(node: Machine) -> None
     assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 1 << 10 | 1 << 12 | 1 << 13  # capabilities(7)
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
 
-    def written(path: str) -> bool:
-        line = f"exec 2>/dev/null; cat {path} >/tmp/x && cat /tmp/x >{path}"
-        inside = ("nsenter", "--target", str(node.pid), "--mount", "sh", "-c", line)
-        return node.run(*inside, check=False).returncode == 0
-
     repaired = (CONFLIST, f"{STATE}/leases.json", "/proc/sys/net/ipv4/ip_forward", "/run/cocoon-net.pid")
-    assert [path for path in repaired if not written(path)] == []
+    assert [path for path in repaired if not written(node, node.pid, path)] == []
     others = ("/etc/hostname", "/usr/bin/true", PROGRAM, "/proc/sys/kernel/panic", "/sys/kernel/profiling")
-    assert [path for path in others if written(path)] == []
+    assert [path for path in others if written(node, node.pid, path)] == []
 
 
 DAMAGES = {
@@ -342,3 +348,32 @@ def test_a_service_that_does_not_start_is_an_error_of_the_command(node: Machine)
     failed = node.product(*INIT, "--start", check=False)
     assert failed.returncode == 71 and "journalctl" in failed.stderr, failed.stderr
     node.run("rm", f"{STATE}/dhcp.toml")
+
+
+def test_after_a_reboot_the_node_is_as_it_was(node: Machine) -> None:
+    def kernel() -> str:
+        rules = node.run("sh", "-c", "iptables-save | grep -v '^[:#]'").stdout
+        return rules + node.run("ip", "-o", "-4", "address", "show", "cni0").stdout.partition("inet ")[2]
+
+    node.product("lease", "reserve", MAC, "172.20.100.9")
+    before = kernel()
+    node.run("systemctl", "stop", UNIT)
+    node.run("sh", "-c", "ip link del cni0; iptables -F; iptables -X; iptables -t nat -F; iptables -t nat -X")
+    node.reboot()
+    eventually(lambda: node.show("SubState") == "running", why=node.journal)
+    assert kernel() == before
+    assert node.ask("/v1/reservations")["reservations"][0]["mac"] == MAC
+
+
+def test_roots_own_manager_runs_it_in_the_same_sandbox(node: Machine) -> None:
+    node.run("systemctl", "stop", UNIT)
+    node.run("systemctl", "start", "user@0.service")
+    mine = ("env", "HOME=/root", "XDG_RUNTIME_DIR=/run/user/0")
+    said = node.run(*mine, PROGRAM, "install", "--user-unit").stdout
+    assert "wrote /root/.config/systemd/user/cocoon-net.service" in said and "read its units again" in said
+    node.run(*mine, "systemctl", "--user", "start", UNIT)
+    pid = int(node.run(*mine, "systemctl", "--user", "show", "--value", "--property=MainPID", UNIT).stdout)
+    status = dict(line.split(":\t", 1) for line in node.read(f"/proc/{pid}/status").splitlines() if ":\t" in line)
+    assert (int(status["CapEff"], 16), status["Seccomp"]) == (1 << 10 | 1 << 12 | 1 << 13, "2")
+    assert written(node, pid, CONFLIST) and not written(node, pid, "/proc/sys/kernel/panic")
+    node.run(*mine, "systemctl", "--user", "stop", UNIT)
