@@ -27,11 +27,11 @@ _LINK_INDEX, _TAGGED = _KERNEL + 8, _KERNEL + 48  # SKF_AD_IFINDEX, SKF_AD_VLAN_
 
 
 def kernel_filter(
-    bridge_index: int, bridge_mac: bytes, server: int, broadcast: int, muted: Sequence[int] = ()
+    bridge_index: int, bridge_mac: bytes, server: int, everybody: Sequence[int], muted: Sequence[int] = ()
 ) -> bytes:
     """Assemble the classic BPF program: DHCP requests for us, as the ports of the bridge see them.
 
-    ``server`` is our address, ``broadcast`` that of its subnet (RFC 1122 §3.3.6).
+    ``server`` is our address, ``everybody`` are those of all hosts (RFC 1122 §3.3.6).
 
     The bridge shows each frame a second time as its own; that one is dropped, and so is what comes by the ``muted``
     ports (indexes, at most a hundred: a jump is an octet). Returns struct sock_filter[].
@@ -52,8 +52,7 @@ def kernel_filter(
         (_LOAD_WORD, _TAGGED, "", ""),
         (_EQUAL, 0, "", "drop"),
         (_LOAD_WORD, 30, "", ""),  # to which address
-        (_EQUAL, 0xFFFFFFFF, "mac", ""),
-        (_EQUAL, broadcast, "mac", ""),
+        *((_EQUAL, address, "mac", "") for address in everybody),
         (_EQUAL, server, "", "drop"),
         "mac",
         (_LOAD_WORD, 0, "", ""),

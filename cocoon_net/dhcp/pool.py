@@ -67,9 +67,9 @@ class Pool:
         )
 
     @property
-    def broadcast(self) -> int:
-        """The broadcast address of the subnet."""
-        return self.network | ~self.mask & 0xFFFF_FFFF
+    def everybody(self) -> tuple[int, ...]:
+        """The addresses that are every host's of the subnet; the older forms are all zeros (RFC 1122 §3.3.6)."""
+        return 0xFFFF_FFFF, self.network | ~self.mask & 0xFFFF_FFFF, 0, self.network
 
     def holds(self, address: int) -> bool:
         """Whether ``address`` is in our subnet, of the pool or not."""

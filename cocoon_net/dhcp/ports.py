@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from cocoon_net.dhcp import bulk, frame
 from cocoon_net.dhcp.bulk import Receiver, Sender
@@ -39,7 +39,7 @@ class Ports:
     Raises NodeTransient while there is no such bridge, NodeError when port 67 is taken, Refused without CAP_NET_RAW.
     """
 
-    def __init__(self, watch: Watch, name: str, server: int, broadcast: int) -> None:
+    def __init__(self, watch: Watch, name: str, server: int, everybody: Sequence[int]) -> None:
         bridge = watch.bridge
         if bridge is None or not bridge.up:
             state = "down" if bridge else "not there"
@@ -47,7 +47,7 @@ class Ports:
         self._watch = watch
         self._name = name
         self.mac = bridge.mac
-        self._server, self._broadcast = server, broadcast
+        self._server, self._everybody = server, everybody
         self._relays = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         self.socket = self._relays
         try:
@@ -56,7 +56,7 @@ class Ports:
             self._relays.bind(("0.0.0.0", SERVER_PORT))
             kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
             self.socket = socket.socket(socket.AF_PACKET, kind, socket.htons(_EVERY_PROTOCOL))
-            _attach(self.socket, frame.kernel_filter(watch.index, bridge.mac, server, broadcast))
+            _attach(self.socket, frame.kernel_filter(watch.index, bridge.mac, server, everybody))
             self.socket.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
             self.socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
             with contextlib.suppress(BlockingIOError):
@@ -91,7 +91,7 @@ class Ports:
         """Have the kernel drop what these ports send, and no longer what others do."""
         indexes = [index for name in names if (index := self._watch.ports.get(name))]
         with contextlib.suppress(OSError):  # the filter before stays in place: we only hear more than we need
-            program = frame.kernel_filter(self._watch.index, self.mac, self._server, self._broadcast, indexes)
+            program = frame.kernel_filter(self._watch.index, self.mac, self._server, self._everybody, indexes)
             _attach(self.socket, program)
 
     def send(self, payload: bytes, destination: Destination, mac: bytes, port: str, kind: int = 0) -> None:

@@ -35,14 +35,11 @@ from cocoon_net.dhcp.options import (
 )
 from cocoon_net.dhcp.pool import Pool
 from cocoon_net.dhcp.relay import link, server_of
-from cocoon_net.dhcp.wire import TYPE, Packet
+from cocoon_net.dhcp.wire import SHORTEST_ID, TYPE, Packet
 from cocoon_net.events import LeaseDeclined, PoolExhausted
 
 LEAST_SIZE, HEADERS = 576, 28
 """Octets of an IP datagram that any client takes (RFC 2131 §2), and of IP and UDP in front."""
-
-SHORTEST_ID = 2
-"""Octets of a client identifier (RFC 2132 §9.14); a shorter one is echoed and names nobody."""
 
 
 def decide(table: Allocator, packet: Packet, now: int) -> Decision:

@@ -288,7 +288,7 @@ class Server:
         self._close()
         self._disturbances = watch.disturbances
         pool = self._table.pool
-        ports = Ports(watch, self._link, pool.server, pool.broadcast)
+        ports = Ports(watch, self._link, pool.server, pool.everybody)
         try:
             bound = {lease.address for lease in self.leases()}
             self._unrouted = self._routes.connect(self._connect(watch.index), bound) & bound
@@ -395,7 +395,7 @@ class Server:
         before, after = self._table.pool, self._compiled(pool, settings)
         self._settings = settings
         self._table.adopt(after)
-        if (before.server, before.broadcast) != (after.server, after.broadcast):
+        if (before.server, before.everybody) != (after.server, after.everybody):
             self._disturbances = -1  # the kernel's filter knows the old addresses
 
     def _compiled(self, pool: records.Pool, settings: Settings | None = None) -> Pool:

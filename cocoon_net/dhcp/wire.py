@@ -21,9 +21,11 @@ ETHERNET, MAC_LENGTH = 1, 6
 
 _CHADDR = 16
 _NO_PADDING = bytes(_CHADDR - MAC_LENGTH)
+SHORTEST_ID = 2
+"""Octets of a client identifier (RFC 2132 §9.14); a shorter one is echoed and names nobody."""
 
 COOKIE = 0x63825363
-PAD, OVERLOAD, TYPE, END = 0, 52, 53, 255
+PAD, OVERLOAD, TYPE, CLIENT_ID, END = 0, 52, 53, 61, 255
 MINIMUM_SIZE = 300
 """What BOOTP relays and old clients insist on (RFC 1542 §2.1)."""
 
@@ -34,7 +36,7 @@ _FILE, _SNAME = (108, 236), (44, 108)
 _FILE_SIZE, _SNAME_SIZE = 128, 64
 
 _LENGTHS = ((50, 4), (51, 4), (54, 4), (57, 2))
-"""Options that the server reads and that have one right length (RFC 2132 §9)."""
+"""Options that the server reads and that have one right length (RFC 2132 §9); of another one, they are as none."""
 
 
 class Malformed(StrEnum):
@@ -50,10 +52,8 @@ class Malformed(StrEnum):
     """No magic cookie: plain BOOTP, or something else."""
     TRUNCATED = "truncated"
     """An option runs over the end of its field."""
-    LENGTH = "length"
-    """An option has a length that it cannot have."""
     TYPE = "type"
-    """No message type: plain BOOTP with vendor extensions."""
+    """No message type, or one of no octets: plain BOOTP with vendor extensions."""
 
 
 class Packet(NamedTuple):
@@ -100,7 +100,7 @@ def decode(data: bytes, port: str = "") -> Packet | Malformed:
         return Malformed.OP
     if hlen != MAC_LENGTH:  # known by what it calls itself, and reached by broadcast
         mac, padding = (mac + padding)[:hlen], (mac + padding)[hlen:].rstrip(b"\0")
-        if hlen > _CHADDR or not any(mac):
+        if hlen > _CHADDR or (hlen and not any(mac)):
             return Malformed.HARDWARE
     elif mac[0] & 1 or mac == b"\0\0\0\0\0\0":
         return Malformed.HARDWARE
@@ -114,21 +114,23 @@ def decode(data: bytes, port: str = "") -> Packet | Malformed:
     overload = options.get(OVERLOAD)
     if overload is not None:
         # RFC 2132 §9.3, only where the options field says so; the order file, then sname is that of RFC 3396 §5.
-        if len(overload) != 1 or not 1 <= overload[0] <= 3:
-            return Malformed.LENGTH
-        if overload[0] & 1 and not _walk(data, *_FILE, options):
+        fields = overload[0] if len(overload) == 1 and overload[0] <= 3 else 0
+        if fields & 1 and not _walk(data, *_FILE, options):
             return Malformed.TRUNCATED
-        if overload[0] & 2 and not _walk(data, *_SNAME, options):
+        if fields & 2 and not _walk(data, *_SNAME, options):
             return Malformed.TRUNCATED
         options[OVERLOAD] = overload  # one inside those fields counts for nothing
     kind = options.get(TYPE)
-    if kind is None:
+    if not kind:
         return Malformed.TYPE
-    if len(kind) != 1:
-        return Malformed.LENGTH
     for code, length in _LENGTHS:
         if code in options and len(options[code]) != length:
-            return Malformed.LENGTH
+            del options[code]
+    if not hlen:  # RFC 4390 §2.1: no room for its address; the identifier is its name. Sixteen zeros go back.
+        name = options.get(CLIENT_ID, b"")
+        if len(name) < SHORTEST_ID:
+            return Malformed.HARDWARE
+        mac, padding = bytes(_CHADDR) + name, b""
     return Packet(
         op, xid, mac, options, flags, ciaddr, yiaddr, siaddr, giaddr, secs, hops, htype, hlen, port, 0, padding
     )

@@ -119,6 +119,8 @@ def test_a_reply_arrives_where_4_1_sends_it(
     [
         ("255.255.255.255", True),
         ("172.20.100.255", True),  # RFC 1122 §3.3.6: the subnet's own broadcast address is everybody's, too
+        ("172.20.100.0", True),  # and so are the forms of 4.2BSD
+        ("0.0.0.0", True),
         ("172.20.100.1", True),
         ("172.20.100.9", False),
         ("172.20.101.255", False),

@@ -47,6 +47,8 @@ def overloaded(bits: int, file: bytes = b"", sname: bytes = b"", more: bytes = b
 
 
 TYPE = b"\x35\x01\x01"
+NAMED = HEAD[:1] + b"\x20\0" + HEAD[3:28] + bytes(16) + HEAD[44:] + TYPE
+"""InfiniBand: its address is too long for ``chaddr``, so it has none there (RFC 4390)."""
 
 REASONS = [  # RFC section, what is wrong, datagram, why it is not read
     ("2131 §2", "nothing", b"", Malformed.SHORT),
@@ -79,18 +81,8 @@ REASONS = [  # RFC section, what is wrong, datagram, why it is not read
     ("2132 §2", "END and nothing else", with_options(b"\xff"), Malformed.TYPE),
     ("2132 §2", "PAD and nothing else", with_options(bytes(60)), Malformed.TYPE),
     ("2132 §2", "the type after END", with_options(b"\xff", TYPE), Malformed.TYPE),
-    ("2132 §9.6", "a type of 0 octets", with_options(b"\x35\0\xff"), Malformed.LENGTH),
-    ("2132 §9.6", "a type of 2 octets", with_options(b"\x35\2\1\1\xff"), Malformed.LENGTH),
-    ("3396 §7", "two types, which are one of 2 octets", with_options(TYPE, TYPE, b"\xff"), Malformed.LENGTH),
-    *(
-        (f"2132 §9.{section}", f"option {code} of {length} octets", with_options(TYPE, option), Malformed.LENGTH)
-        for section, code, right in ((1, 50, 4), (2, 51, 4), (7, 54, 4), (10, 57, 2))
-        for length in (0, right - 1, right + 1, 2 * right)
-        for option in (bytes((code, length)) + bytes(length) + b"\xff",)
-    ),
-    ("2132 §9.3", "an overload of 0", overloaded(0), Malformed.LENGTH),
-    ("2132 §9.3", "an overload of 4", overloaded(4), Malformed.LENGTH),
-    ("2132 §9.3", "an overload of 2 octets", with_options(TYPE, b"\x34\2\1\1\xff"), Malformed.LENGTH),
+    ("2132 §9.6", "a type of 0 octets", with_options(b"\x35\0\xff"), Malformed.TYPE),
+    ("4390 §2.1", "an address of 0 octets and a name of 1", NAMED + b"\x3d\1a\xff", Malformed.HARDWARE),
     ("2131 §4.1", "an option that runs out of file", overloaded(1, file=b"\x0c\x80"), Malformed.TRUNCATED),
     ("2131 §4.1", "an option that runs out of sname", overloaded(2, sname=b"\x0c\x3f"), Malformed.TRUNCATED),
 ]
@@ -126,6 +118,24 @@ READ = [  # RFC section, what is odd, datagram, the options that are read of it
         overloaded(1, file=b"\x34\1\2\x0c\2ab\xff", sname=b"\x0c\2no\xff"),
         {53: b"\1", 52: b"\1", 12: b"ab"},
     ),
+    ("2132 §9.6", "a type of 2 octets", with_options(b"\x35\2\1\3\xff"), {53: b"\1\3"}),
+    ("3396 §7", "two types, which are one of 2 octets", with_options(TYPE, TYPE, b"\xff"), {53: b"\1\1"}),
+    *(
+        (f"2132 §9.{section}", f"option {code} of {length} octets, as if it was absent", data, {53: b"\1"})
+        for section, code, right in ((1, 50, 4), (2, 51, 4), (7, 54, 4), (10, 57, 2))
+        for length in (0, right - 1, right + 1, 2 * right)
+        for data in (with_options(TYPE, bytes((code, length)) + bytes(length) + b"\xff"),)
+    ),
+    ("2132 §9.3", "an overload of 0", overloaded(0, b"\x0c\2no\xff"), {53: b"\1", 52: b"\0"}),
+    ("2132 §9.3", "an overload of 4", overloaded(4, b"\x0c\2no\xff"), {53: b"\1", 52: b"\4"}),
+    ("2132 §9.3", "an overload of 5", overloaded(5, b"\x0c\2no\xff"), {53: b"\1", 52: b"\5"}),
+    (
+        "2132 §9.3",
+        "an overload of 2 octets",
+        overloaded(1, b"\x0c\2no\xff", more=TYPE + b"\x34\1\1"),
+        {53: b"\1", 52: b"\1\1"},
+    ),
+    ("4390 §2.1", "InfiniBand", NAMED + b"\x3d\2ab\xff", {53: b"\1", 61: b"ab"}),
     ("2131 §4.1", "names where no overload is", overloaded(2, file=b"\x0c\2no\xff"), {53: b"\1", 52: b"\2"}),
 ]  # fmt: skip
 

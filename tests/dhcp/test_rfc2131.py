@@ -621,6 +621,26 @@ def test_table_3_whatever_hardware_asks_has_its_lease_and_its_own_words_back(
     assert {lease.mac for lease in story.table.leases.values()} >= {field[:hlen]}
 
 
+def test_rfc_4390_hardware_without_an_address_is_known_by_its_identifier(story: Story) -> None:
+    offered = {}
+    for name in (b"\xffone", b"\xfftwo"):
+        header = bytearray(wire.encode(packet(DISCOVER, client_id=name)))
+        header[1:3], header[28:44] = b"\x20\0", bytes(16)
+        ask = wire.decode(bytes(header))
+        assert isinstance(ask, wire.Packet)
+        decision = story.do(ask)
+        offered[name] = decision.address
+        data = render(decision, ask, story.table.pool)
+        assert (data[1:3], data[28:44]) == (b"\x20\0", bytes(16)), "§2.1: hlen and chaddr are 0"
+        assert destination(decision, ask) == EVERYONE
+        taken = ask._replace(
+            options={**ask.options, 53: b"\3", 50: decision.address.to_bytes(4), 54: SERVER.to_bytes(4)}
+        )
+        assert story.do(taken).kind is ACK
+        assert story.do(ask).address == decision.address, "its own, from now on"
+    assert len(set(offered.values())) == 2
+
+
 def test_ieee_802_is_another_name_of_the_same_card(story: Story) -> None:
     mine = story.bind()
     ask = packet(DISCOVER, htype=6)
