@@ -20,6 +20,7 @@ from cocoon_net.records import Instance
 from cocoon_net.site import Site
 from cocoon_net.spec import Spec
 from cocoon_net.steps import NODE, STEPS
+from cocoon_net.steps.node import renamed
 from cocoon_net.stop import Stop
 from cocoon_net.store import open_database
 
@@ -113,29 +114,34 @@ class Shelves:
 
 def reassert(
     site: Site, database: Database, changed: Callable[[Change], None], *, skip_firewall: bool, only: Collection[str]
-) -> None:
+) -> dict[str, WorldError | None]:
     """Put the node's own side right, without the cloud: the steps named ``only``; ``changed`` is told each change.
 
-    Raises the first step's WorldError, after the others had their turn. A node that was never provisioned by us (no
-    ended init or adopt), or was torn down since with something left over, is left alone; so is a step that its
-    workflow does not mark ``repair = "auto"``.
+    Returns what kept each step that was tried from being right, None where it is; one that fails does not keep the
+    others. A node that was never provisioned by us (no ended init or adopt), or was torn down since with something
+    left over, is left alone; so is a step that its workflow does not mark ``repair = "auto"``.
     """
     journal = Journal(database)
     run = journal.latest("init", "adopt", "teardown")
     if run is None or run.workflow == "teardown" or not journal.lineage():
-        return
+        return {}
     world = World(site, run.spec, database)
     clock = SystemClock()
     runner = Runner(journal, STEPS, world.node, clock=clock, bus=Bus())
-    cx = Context(run.spec, run.instance, journal.ledger(), run.lineage, clock.now())
     left_alone = {"routes", *(["firewall"] if skip_firewall else [])}
-    failed: WorldError | None = None
+    tried: dict[str, WorldError | None] = {}
+    cx = Context(run.spec, run.instance, journal.ledger(), run.lineage, clock.now())
+    if cx.records("links"):
+        try:
+            cx = renamed(cx, world.node["links"].observe(cx))
+        except WorldError as error:
+            return dict.fromkeys(NODE & set(only) - left_alone, error)
     for stage in run.plan.stages:
         if stage.name in NODE & set(only) - left_alone and stage.repair is Repair.AUTO:
             try:
                 for change in runner.reassert(run.plan, cx, {stage.name}):
                     changed(change)
+                tried[stage.name] = None
             except WorldError as error:
-                failed = failed or error
-    if failed is not None:
-        raise failed
+                tried[stage.name] = error
+    return tried

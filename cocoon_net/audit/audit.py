@@ -30,10 +30,10 @@ from cocoon_net.engine.workflow import Plan, Repair, Stage, Wish
 from cocoon_net.errors import CloudTransient, CocoonError, SpecError
 from cocoon_net.events import Bus
 from cocoon_net.formats import conflist
-from cocoon_net.records import BRIDGE, Link, Route
+from cocoon_net.records import BRIDGE, Route
 from cocoon_net.site import CONFLIST, Site
 from cocoon_net.steps import STEPS
-from cocoon_net.steps.node import settled_links
+from cocoon_net.steps.node import renamed, settled_links
 from cocoon_net.store import open_copy
 from cocoon_net.world import World
 
@@ -183,7 +183,7 @@ class Audit:
                 if stage.name == "links":
                     names = {link.name: link.mac for link in netlink.links()}
                     found += comparison.of_links(outlook, self._cx, names, repaired=auto)
-                    self._follow_names(outlook)
+                    self._cx = renamed(self._cx, outlook.seen)
                 else:
                     found += comparison.of_node(comparison.STEPS[stage.name], outlook.changes, repaired=auto)
                 if stage.name == "cni":
@@ -198,15 +198,6 @@ class Audit:
             found += self._settled(self._routes)
             if self._wishes.repair and self._wishes.daemon is None:
                 self._repair_routes(found)
-
-    def _follow_names(self, outlook: Outlook) -> None:
-        """Take the kernel's names of the links for this pass: rules and settings have to name them as they are now."""
-        ledger = dict(self._cx.ledger)
-        for key, seen in outlook.seen.items():
-            row = ledger.get(("links", key))
-            if row is not None and isinstance(row.record, Link) and isinstance(seen, Link):
-                ledger["links", key] = replace(row, record=replace(row.record, name=seen.name, index=seen.index))
-        self._cx = replace(self._cx, ledger=ledger)
 
     def _repair(self, stage: Stage) -> None:
         changed = self._runner().reassert(Plan("", "", (stage,)), self._cx, {stage.name})

@@ -168,7 +168,8 @@ def lease_file_differs(text: str | None, bound: Mapping[str, frozenset[IPv4Addre
     if not problem:
         return []
     advice = "the service writes it anew; without one, `cocoon-net daemon` does at its start"
-    return [Sighting(Kind.LEASE_FILE, "leases.json", f"{path}: {problem}", (Evidence(Source.FILE, problem),), advice)]
+    says = problem if problem.startswith(path) else f"{path}: {problem}"
+    return [Sighting(Kind.LEASE_FILE, "leases.json", says, (Evidence(Source.FILE, problem),), advice)]
 
 
 def port_taken(owners: Mapping[int, str], daemon: int | None) -> list[Sighting]:

@@ -7,7 +7,7 @@ with what the diff passes over: facts such as a link's name or which addresses a
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -252,10 +252,29 @@ def _changed(kind: Kind, planned: Planned, source: Source, advice: str) -> Sight
         case Verb.DELETE:
             says, seen = f"{change.key} should not be there", "there"
         case Verb.UPDATE:
-            found = [(name, _short(now), _short(want)) for name, now, want in differing(change)]
-            says = f"{change.key}: " + ", ".join(f"{name} is {now}, not {want}" for name, now, want in found)
-            seen = ", ".join(f"{name} {now}" for name, now, _ in found)
+            found = differing(change)
+            says = f"{change.key}: " + ", ".join(_difference(name, now, want) for name, now, want in found)
+            seen = ", ".join(f"{name} {_short(now)}" for name, now, _ in found)
     return Sighting(kind, change.key, says, (Evidence(source, seen),), planned.refused or advice)
+
+
+def _difference(name: str, now: object, want: object) -> str:
+    """Say how a field differs: of rules the first that is not as wanted, of a whole file no more than that it does."""
+    match now, want:
+        case tuple(), tuple():
+            lacks, more = [one for one in want if one not in now], [one for one in now if one not in want]
+            told = [f"lacks {_first(lacks)}"] if lacks else []
+            told += [f"has {_first(more)} too much"] if more else []
+            return f"{name} {' and '.join(told) or 'is in another order'}"
+        case str(), str() if "\n" in now or "\n" in want:
+            return f"{name} is not what we wrote"
+        case _:
+            return f"{name} is {_short(now)}, not {_short(want)}"
+
+
+def _first(some: Sequence[object]) -> str:
+    more = f" and {len(some) - 1} more" if len(some) > 1 else ""
+    return f"{_short(some[0])}{more}"
 
 
 def _calls(planned: Planned) -> str:

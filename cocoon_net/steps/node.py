@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface
 
-from cocoon_net.engine.model import Context, Wanted
+from cocoon_net.engine.model import Busy, Context, Wanted
 from cocoon_net.engine.plan import natural
 from cocoon_net.errors import Unsupported
 from cocoon_net.formats import conflist, iptables, pool_file
@@ -68,6 +69,19 @@ def primary(cx: Context) -> str:
 def settled_links(cx: Context) -> tuple[str, ...]:
     """Return the names of the links that VM traffic crosses: the bridge, the primary one, the interfaces'."""
     return tuple(dict.fromkeys(name for name in (BRIDGE, primary(cx), *secondaries(cx)) if name))
+
+
+def renamed(cx: Context, seen: Mapping[str, Record | Busy]) -> Context:
+    """Return the context with the links called as the kernel calls them now: rules and settings have to name them so.
+
+    The ledger itself changes with the next run.
+    """
+    ledger = dict(cx.ledger)
+    for key, link in seen.items():
+        row = ledger.get(("links", key))
+        if row is not None and isinstance(row.record, Link) and isinstance(link, Link):
+            ledger["links", key] = replace(row, record=replace(row.record, name=link.name, index=link.index))
+    return replace(cx, ledger=ledger)
 
 
 def secondaries(cx: Context) -> tuple[str, ...]:

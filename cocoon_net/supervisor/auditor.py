@@ -148,7 +148,7 @@ def command(site: Site, *, skip_firewall: bool) -> tuple[list[str], dict[str, st
 def report(changed: Iterable[Finding], seen: Pass) -> None:
     """Log what is new, what counts from now on, what is over, and what was put right: one line a fact."""
     for finding in changed:
-        line = f"{finding.kind} {finding.key}: {finding.sighting.says}"
+        line = f"{finding.kind}: {finding.sighting.says}"
         if finding.resolved is not None:
             logger.info("no longer: {}", line)
         elif finding.first_seen == finding.last_seen or (finding.kind in DESTRUCTIVE and finding.confirmed == ENOUGH):

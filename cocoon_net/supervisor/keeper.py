@@ -22,7 +22,7 @@ from cocoon_net.clock import Clock
 from cocoon_net.engine.journal import Journal
 from cocoon_net.engine.model import Change, Verb
 from cocoon_net.engine.runner import describe
-from cocoon_net.errors import CocoonError, WorldError
+from cocoon_net.errors import CocoonError
 from cocoon_net.locks import holder
 from cocoon_net.node.bridge import plug
 from cocoon_net.node.notices import Stir, Topic
@@ -52,7 +52,8 @@ class Keeper:
         self._register = Register(database)
         self._withdrawn = self._register.withdrawn()
         """Addresses of the pool that the cloud does not deliver to this node any more."""
-        self._unsettled = ""
+        self._unsettled: dict[str, str] = {}
+        """Step -> what keeps it from being right; tried again after each look."""
         self._drift: tuple[str, ...] = ()
         self._differences: tuple[str, ...] = ()
         self.server: Server | None = None
@@ -60,7 +61,7 @@ class Keeper:
     @property
     def reasons(self) -> tuple[str, ...]:
         """What is wrong and was not put right, a line each."""
-        return (*filter(None, [self._unsettled]), *self._differences, *self._drift)
+        return (*self._unsettled.values(), *self._differences, *self._drift)
 
     def served(self, pool: records.Pool | None = None) -> records.Pool:
         """Return the pool without what is withdrawn; as it is where nothing would be left to serve."""
@@ -73,15 +74,15 @@ class Keeper:
     def reassert(self, only: Collection[str] = NODE) -> list[Change]:
         """Put the node's side right, all of it or some steps; returns what was changed. What fails is a reason."""
         changes: list[Change] = []
-        try:
-            world.reassert(self._site, self._database, changes.append, skip_firewall=self._skip_firewall, only=only)
-        except WorldError as error:
+        tried = world.reassert(self._site, self._database, changes.append, skip_firewall=self._skip_firewall, only=only)
+        for step, error in tried.items():
+            if error is None:
+                self._unsettled.pop(step, None)
+                continue
             # Guests that could be served must not wait for a rule or a setting.
-            if error.message != self._unsettled:
+            if self._unsettled.get(step) != error.message:
                 logger.error("the node could not be put right: {}", error.message)
-            self._unsettled = error.message
-        else:
-            self._unsettled = "" if only is NODE else self._unsettled
+            self._unsettled[step] = error.message
         for change in changes:
             logger.info("put right: {}", describe(change))
         return changes

@@ -33,7 +33,7 @@ AGAIN = 1.0
 """Seconds until it is tried again when a run is in the way, or a look failed."""
 
 CONCERNS: Mapping[Topic, frozenset[str]] = {
-    Topic.LINK: frozenset(("links", "bridge", "sysctl")),
+    Topic.LINK: frozenset(("links", "bridge", "sysctl", "firewall")),  # rules and settings name links
     Topic.ADDRESS: frozenset(("bridge",)),
     Topic.ROUTE: frozenset(),
     Topic.SETTING: frozenset(("sysctl",)),
