@@ -219,16 +219,16 @@ def render(decision: Decision, packet: Packet, pool: Pool) -> bytes:
     if kind is None:
         return b""
     nak = kind is NAK
-    echo = tail = b""
-    if nak:
-        echo = wire.option(Code.MESSAGE, str(decision.reason).encode())
-    elif SUBNET_SELECTION in options:
-        echo = wire.option(SUBNET_SELECTION, options[SUBNET_SELECTION])  # RFC 3011 §2
+    echo = tail = more = b""
     client_id, relay = options.get(CLIENT_ID), options.get(RELAY_AGENT)
     if client_id:
-        echo += wire.option(CLIENT_ID, client_id)  # RFC 6842 §3: in every reply, unchanged.
+        echo = wire.option(CLIENT_ID, client_id)  # RFC 6842 §3: in every reply, unchanged.
+    if nak:
+        more = wire.option(Code.MESSAGE, str(decision.reason).encode())
+    elif SUBNET_SELECTION in options and len(options[SUBNET_SELECTION]) == 4:
+        more = wire.option(SUBNET_SELECTION, options[SUBNET_SELECTION])  # RFC 3011 §2
     if RAPID_COMMIT in options and kind is ACK and packet.type == MessageType.DISCOVER:
-        echo += wire.option(RAPID_COMMIT, b"")  # RFC 4039 §3.1
+        more += wire.option(RAPID_COMMIT, b"")  # RFC 4039 §3.1
     if relay is not None:
         tail = wire.option(RELAY_AGENT, relay)  # RFC 3046 §2.2: echoed, and last.
     # RFC 2131 §4.3.2: the relay must broadcast a NAK, for its client may have no address.
@@ -240,13 +240,18 @@ def render(decision: Decision, packet: Packet, pool: Pool) -> bytes:
     limit = options.get(MAXIMUM_SIZE)
     room = (LEAST_SIZE if limit is None else min(max(int.from_bytes(limit), LEAST_SIZE), pool.mtu)) - HEADERS
     if server == pool.server:
-        message = head + wire.finish(told.joined(kind, wished, decision.seconds) + echo + tail)
+        message = head + wire.finish(told.joined(kind, wished, decision.seconds) + more + echo + tail)
         if len(message) <= room:
             return message
     pieces = told.pieces(kind, wished, decision.seconds)
     pieces[SERVER_ID] = wire.option(SERVER_ID, server.to_bytes(4))
     first = [pieces.pop(code) for code in MUST if code in pieces]
-    body, file, sname = wire.spread([*first, echo, *pieces.values()], tail, room - len(head))
+    if nak:  # table 3: file and sname are not used
+        body, left = b"".join(first), room - len(head) - len(tail) - 1
+        for piece in (echo, more):
+            body += piece if len(body) + len(piece) <= left else b""
+        return head + wire.finish(body + tail)
+    body, file, sname = wire.spread([*first, echo, more, *pieces.values()], tail, room - len(head))
     return wire.overload(head, file, sname) + wire.finish(body)
 
 

@@ -586,6 +586,21 @@ def test_a_nak_says_why_and_nothing_else(story: Story) -> None:
     }
 
 
+@pytest.mark.parametrize(("name", "relay", "why"), [(100, 100, True), (130, 138, False), (255, 255, True)])
+def test_table_3_a_nak_leaves_out_its_reason_rather_than_use_other_fields(
+    story: Story, name: int, relay: int, why: bool
+) -> None:
+    ask = packet(REQUEST, requested=1, client_id=b"n" * name, options={82: b"r" * relay}, giaddr=FIRST + 100)
+    data = render(story.do(ask), ask, story.table.pool)
+    assert len(data) <= 548
+    assert not any(data[44:236])
+    reply = wire.decode(data)
+    assert isinstance(reply, wire.Packet)
+    assert (reply.type, len(reply.options[82])) == (NAK, relay)
+    assert (56 in reply.options, 52 in reply.options) == (why, False)
+    assert (61 in reply.options) == (name + relay <= 270), "what does not fit is left out, but for what a relay needs"
+
+
 @pytest.mark.parametrize("kind", [OFFER, ACK, NAK])
 def test_every_reply_is_long_enough_for_bootp(story: Story, kind: MessageType) -> None:
     mine = story.bind()
