@@ -12,20 +12,18 @@ import argparse
 import contextlib
 import json
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cocoon_net.dhcp import wire
 from cocoon_net.lab.load import Clients
+from cocoon_net.lab.station import Station, station
 
 SPEC = ("--platform", "volcengine", "--node-name", "cocoon-pool", "--subnet", "172.20.100.0/24", "--pool-size", "140")
 MACS = 64
@@ -46,15 +44,20 @@ def main() -> int:
         parser.error("needs root, for network namespaces")
     times: dict[bool, list[float]] = {False: [], True: []}
     lost = dict.fromkeys(times, 0)
-    with tempfile.TemporaryDirectory() as base, node(Path(base)) as one:
+    with contextlib.ExitStack() as stack:
+        base = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        one = stack.enter_context(station(Station(f"ba{os.getpid() % 100000}", base), *SPEC))
+        guest = one.plug("load0")
+        stack.callback(subprocess.run, ["ip", "netns", "del", guest], check=True)
         for turn in range(2 * options.rounds):
             audited = bool(turn % 2)
-            with one.serving(every=1 if audited else 0):
+            every = "1" if audited else "0"
+            with one.serving("--metrics-addr", "", "--audit-every", every, "--trusted-port", "load0"):
                 time.sleep(2.0)
-                found, missing = measure(one.guest, options.seconds, options.rate)
+                found, missing = measure(guest, options.seconds, options.rate)
             times[audited] += found
             lost[audited] += missing
-        passes, unknown, seconds, findings = one.audits()
+        passes, unknown, seconds, findings = audits(one)
     print(f"{'':16} {'OFFERs':>8} {'lost':>6} {'p50 ms':>8} {'p99 ms':>8} {'p99.9 ms':>9} {'max ms':>8}")
     for audited, name in ((False, "no audit"), (True, "during audits")):
         found = sorted(times[audited])
@@ -73,63 +76,12 @@ def quantile(ordered: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("nan")
 
 
-@dataclass
-class Node:
-    """A provisioned node of a lab, with a guest on its bridge."""
-
-    base: Path
-    line: list[str]
-    environment: dict[str, str]
-    state: Path
-    guest: str
-
-    @contextlib.contextmanager
-    def serving(self, every: int) -> Iterator[None]:
-        """Have its daemon, with an audit every so many seconds or none."""
-        options = ("--metrics-addr", "", "--audit-every", str(every), "--trusted-port", "tapload")
-        with (self.base / "log").open("w+") as log:
-            process = subprocess.Popen([*self.line, "daemon", *options], env=self.environment, stderr=log)
-            try:
-                until = time.monotonic() + 30
-                while "serving:" not in (self.base / "log").read_text():
-                    if process.poll() is not None or time.monotonic() > until:
-                        sys.exit((self.base / "log").read_text())
-                    time.sleep(0.05)
-                yield
-            finally:
-                os.kill(json.loads((self.state / "daemon.lock").read_text())["pid"], signal.SIGTERM)
-                process.wait(20)
-
-    def audits(self) -> tuple[int, int, float, int]:
-        """Return how many there were, how many saw something unknown, their median seconds, and all findings."""
-        with contextlib.closing(sqlite3.connect(self.state / "cocoon-net.db")) as database:
-            rows = database.execute("SELECT seconds, unknown FROM audits ORDER BY seconds").fetchall()
-            findings = database.execute("SELECT count(*) FROM findings").fetchone()[0]
-        return len(rows), sum(row[1] != "{}" for row in rows), quantile([row[0] for row in rows], 0.5), findings
-
-
-@contextlib.contextmanager
-def node(base: Path) -> Iterator[Node]:
-    """Set up a lab, provision its node, plug a guest in; all of it goes again."""
-    name = f"ba{os.getpid() % 100000}"
-    environment = {**os.environ, "COCOON_NET_LAB_DIR": str(base)}
-    product = [sys.executable, "-m", "cocoon_net"]
-    line = [*product, "lab", "exec", "--name", name, "node1", "--", *product]
-
-    def run(*words: str) -> None:
-        subprocess.run(words, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    with contextlib.ExitStack() as stack:
-        run(*product, "lab", "up", "--name", name, "--nodes", "1")
-        stack.callback(run, *product, "lab", "down", "--name", name)
-        run(*line, "init", *SPEC)
-        guest, space = f"{name}-g", f"{name}-node1"
-        ip("netns", "add", guest)
-        stack.callback(ip, "netns", "del", guest)
-        ip("-n", space, "link", "add", "tapload", "type", "veth", "peer", "name", "eth0", "netns", guest)
-        ip("-n", space, "link", "set", "tapload", "master", "cni0", "up")
-        ip("-n", guest, "link", "set", "eth0", "up")
-        yield Node(base, line, environment, base / name / "node1" / "state", guest)
+def audits(one: Station) -> tuple[int, int, float, int]:
+    """Return how many there were, how many saw something unknown, their median seconds, and all findings."""
+    with contextlib.closing(sqlite3.connect(one.home / "state" / "cocoon-net.db")) as database:
+        rows = database.execute("SELECT seconds, unknown FROM audits ORDER BY seconds").fetchall()
+        findings = database.execute("SELECT count(*) FROM findings").fetchone()[0]
+    return len(rows), sum(row[1] != "{}" for row in rows), quantile([row[0] for row in rows], 0.5), findings
 
 
 def measure(guest: str, seconds: float, rate: float) -> tuple[list[float], int]:
@@ -168,11 +120,6 @@ def ask(seconds: float, rate: float) -> int:
                     times.append(at - began)
     print(json.dumps({"times": times, "lost": len(sent)}))
     return 0
-
-
-def ip(*words: str) -> None:
-    """Run ip(8)."""
-    subprocess.run(["ip", *words], check=True)
 
 
 if __name__ == "__main__":

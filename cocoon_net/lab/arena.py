@@ -200,6 +200,17 @@ class Arena:
         self._daemon.kill()
         self._daemon.wait()
 
+    def reload(self) -> None:
+        """SIGHUP."""
+        assert self._daemon is not None
+        self._daemon.send_signal(signal.SIGHUP)
+
+    def stop(self, patience: float = 10.0) -> int:
+        """SIGTERM; returns the exit code. Raises TimeoutExpired."""
+        assert self._daemon is not None
+        self._daemon.terminate()
+        return self._daemon.wait(patience)
+
     def ask(self) -> None:
         """Start the clients."""
         self._load = subprocess.Popen(

@@ -6,11 +6,9 @@ import contextlib
 import json
 import os
 import re
-import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,50 +17,17 @@ from typing import Any
 
 import pytest
 
-from cocoon_net.lab.cloud import Admin
+from cocoon_net.lab.station import Station, eventually, station
 
 SPEC = ("--platform", "volcengine", "--node-name", "cocoon-pool", "--subnet", "172.20.100.0/24", "--pool-size", "30")
 
 
 @dataclass
-class Node:
+class Node(Station):
     """node1 of one lab."""
 
-    name: str
-    base: Path
-
-    @property
-    def home(self) -> Path:
-        return self.base / self.name / "node1"
-
-    @property
-    def admin(self) -> Admin:
-        return Admin(self.base / self.name / "cloud" / "admin.sock")
-
-    def environment(self) -> dict[str, str]:
-        return {**os.environ, "COCOON_NET_LAB_DIR": str(self.base)}
-
-    def line(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "cocoon_net", "lab", "exec", "--name", self.name, "node1", "--", *words]
-
-    def run(self, *words: str) -> str:
-        """Type a command on the node."""
-        done = subprocess.run(self.line(*words), env=self.environment(), capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, f"{words}: {done.stderr}"
-        return done.stdout
-
-    def ip(self, *words: str) -> str:
-        space = ("ip", "-n", f"{self.name}-node1")
-        return subprocess.run([*space, *words], check=True, capture_output=True, text=True).stdout
-
-    def inside(self, *words: str) -> str:
-        """Run a command in the node's network namespace; faster than as its user would."""
-        line = ["ip", "netns", "exec", f"{self.name}-node1", *words]
-        return subprocess.run(line, check=True, capture_output=True, text=True).stdout
-
-    def product(self, *words: str) -> subprocess.CompletedProcess[str]:
-        line = self.line(sys.executable, "-m", "cocoon_net", *words)
-        done = subprocess.run(line, env=self.environment(), capture_output=True, text=True, timeout=120)
+    def product(self, *words: str, patience: float = 120) -> subprocess.CompletedProcess[str]:
+        done = super().product(*words, patience=patience)
         assert "Traceback" not in done.stderr, done.stderr
         return done
 
@@ -81,37 +46,10 @@ class Node:
         return json.loads(done.stdout)
 
     @contextlib.contextmanager
-    def serving(self, every: str = "1") -> Iterator[Path]:
+    def auditing(self, every: str = "1") -> Iterator[Path]:
         """Have a daemon that audits every so many seconds; yields its log."""
-        log = self.home / "daemon.log"
-        options = ("--metrics-addr", "", "--audit-every", every)
-        line = self.line(sys.executable, "-m", "cocoon_net", "daemon", *options)
-        with log.open("w") as out, subprocess.Popen(line, env=self.environment(), stderr=out) as process:
-            try:
-                eventually(lambda: "serving:" in log.read_text() or process.poll() is not None)
-                assert process.poll() is None, log.read_text()
-                yield log
-            finally:
-                pid = json.loads((self.home / "state" / "daemon.lock").read_text())["pid"]
-                os.kill(pid, signal.SIGTERM)
-                process.wait(20)
-
-    @contextlib.contextmanager
-    def pinged(self, address: str) -> Iterator[list[int]]:
-        """Another machine of the VPC pings a guest each 0.2 s; yields which pings are missing at the end."""
-        words = ["ip", "netns", "exec", f"{self.name}-host", "ping", "-i", "0.2", "-W", "1", address]
-        missing: list[int] = []
-        ping = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-        try:
-            time.sleep(0.5)
-            yield missing
-            time.sleep(1.0)
-        finally:
-            ping.send_signal(2)
-            told, _ = ping.communicate(timeout=20)
-        seen = {int(line.partition("icmp_seq=")[2].split()[0]) for line in told.splitlines() if "icmp_seq=" in line}
-        sent = int(told.partition(" packets transmitted")[0].split()[-1])
-        missing += sorted(set(range(1, sent + 1)) - seen)
+        with self.serving("--metrics-addr", "", "--audit-every", every) as log:
+            yield log
 
     def findings(self) -> dict[tuple[str, str], dict[str, Any]]:
         """Return what is wrong, as the service wrote it down."""
@@ -139,14 +77,6 @@ class Node:
         return [row for row in rows if dict(row["tags"]).get("cocoon-net:node") == "cocoon-pool"]
 
 
-def eventually(what: Callable[[], Any], seconds: float = 20.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
-    return found
-
-
 @pytest.fixture(scope="session", name="eventually")
 def _eventually() -> Callable[..., Any]:
     return eventually
@@ -155,11 +85,5 @@ def _eventually() -> Callable[..., Any]:
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     node = Node(f"a{os.getpid() % 100000}", tmp_path_factory.mktemp("lab"))
-    lab = [sys.executable, "-m", "cocoon_net", "lab"]
-    subprocess.run([*lab, "up", "--name", node.name, "--nodes", "2"], env=node.environment(), check=True)
-    try:
-        done = node.product("init", *SPEC)
-        assert done.returncode == 0, done.stderr
+    with station(node, *SPEC, nodes=2):
         yield node
-    finally:
-        subprocess.run([*lab, "down", "--name", node.name], env=node.environment(), check=True)

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from cocoon_net.lab.station import pinged
 from cocoon_net.locks import locked
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
 def test_each_thing_of_the_kernel_is_back_within_a_second(node: Any) -> None:
-    with node.serving(every="3600") as log:
+    with node.auditing(every="3600") as log:
         address = node.guest("m1")
         for kind, pull in (
             ("route-missing", f"ip route del {address}/32 proto 174"),
@@ -31,22 +32,22 @@ def test_each_thing_of_the_kernel_is_back_within_a_second(node: Any) -> None:
             ("firewall", "ip link set wan9 down name eth1 && ip link set eth1 up"),
         ):
             before = node.over()[kind]
-            with node.pinged(address) as missing:
+            with pinged(node, address) as pings:
                 began = time.monotonic()
                 node.inside("sh", "-c", pull)
                 while node.over()[kind] == before and time.monotonic() - began < 10:
                     time.sleep(0.01)
                 took = time.monotonic() - began
-            print(f"{kind:14} {pull:50} {took:5.2f} s, lost {len(missing)} of 0.2 s", flush=True)
+            print(f"{kind:14} {pull:50} {took:5.2f} s, lost {len(pings.missing)} of 0.2 s", flush=True)
             assert took < 10, f"{pull}: there is no audit for an hour\n{log.read_text()}"
-            assert len(missing) <= 5, f"{pull}: more than one ping a second: {missing}"
+            assert len(pings.missing) <= 5, f"{pull}: more than one ping a second: {pings.missing}"
         assert node.inside("sysctl", "-n", "net.ipv4.conf.all.rp_filter").strip() == "0"
         assert "172.20.100.1/24" in node.inside("ip", "addr", "show", "cni0")
         assert not node.findings()
 
 
 def test_a_run_at_work_is_not_interfered_with(node: Any, eventually: Any) -> None:
-    with node.serving(every="3600"):
+    with node.auditing(every="3600"):
         with locked(node.home / "state" / "run.lock", what="a test", owner="init"):
             node.inside("sysctl", "-w", "net.ipv4.ip_forward=0")
             time.sleep(2.0)

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from cocoon_net.lab.station import pinged
+
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
@@ -61,30 +63,30 @@ def test_each_thing_that_is_pulled_is_put_right_or_told_and_a_guest_loses_no_mor
     node: Any, eventually: Any
 ) -> None:
     places = {"cni": node.home / "cni", "state": node.home / "state"}
-    with node.serving() as log:
+    with node.auditing() as log:
         address = node.guest("g1")
         for what, (kind, pull) in PUT_RIGHT.items():
             before = node.over()[kind]
-            with node.pinged(address) as missing:
+            with pinged(node, address) as pings:
                 node.inside("sh", "-c", pull.format(**places))
                 eventually(lambda kind=kind, before=before: node.over()[kind] > before, 60)
-            assert len(missing) <= 5, f"{what}: more than one ping a second: {missing}"
+            assert len(pings.missing) <= 5, f"{what}: more than one ping a second: {pings.missing}"
         node.inside("iptables", "-D", "FORWARD", "-i", "lo", "-j", "DROP")
         for what, (kind, pull, mend) in LEFT_TO_THE_OPERATOR.items():
-            with node.pinged(address) as missing:
+            with pinged(node, address) as pings:
                 node.inside("sh", "-c", pull.format(**places))
                 told = eventually(lambda kind=kind: [row for (k, _), row in node.findings().items() if k == kind], 60)
                 assert all(row["advice"] and row["evidence"] for row in told), told
                 node.inside("sh", "-c", mend.format(**places))
                 eventually(lambda kind=kind: kind not in {k for k, _ in node.findings()}, 60)
-            assert len(missing) <= 5, f"{what}: more than one ping a second: {missing}"
+            assert len(pings.missing) <= 5, f"{what}: more than one ping a second: {pings.missing}"
         eventually(lambda: not node.findings(), 60)
         assert address in (node.home / "state" / "leases.json").read_text()
         assert "put right" in log.read_text()
 
 
 def test_an_address_that_the_cloud_takes_away_is_drained_and_comes_back(node: Any, eventually: Any) -> None:
-    with node.serving() as log:
+    with node.auditing() as log:
         address = node.guest("g2")
         (interface,) = [row for row in node.interfaces() if address in row["secondaries"]]
         node.cloud("UnassignPrivateIpAddresses", NetworkInterfaceId=interface["id"], PrivateIpAddress=[address])
@@ -95,7 +97,7 @@ def test_an_address_that_the_cloud_takes_away_is_drained_and_comes_back(node: An
         rows = json.loads(node.product("lease", "list", "--json").stdout)
         rows = rows["leases"] if isinstance(rows, dict) else rows
         assert [row["stranded"] for row in rows if row["ip"] == address] == [True]
-    with node.serving() as log:
+    with node.auditing() as log:
         # The findings decide after a restart, too: the client that renews is told to move, and does.
         rows = json.loads(node.product("lease", "list", "--json").stdout)
         rows = rows["leases"] if isinstance(rows, dict) else rows
@@ -110,7 +112,7 @@ def test_an_address_that_the_cloud_takes_away_is_drained_and_comes_back(node: An
 def test_the_cloud_away_changes_nothing_for_guests_also_at_the_start(node: Any, eventually: Any) -> None:
     node.admin.set_faults({"error-rate": "1"})
     try:
-        with node.serving():
+        with node.auditing():
             eventually(lambda: ("unknown", "enis") in node.findings(), 90)
             since = node.findings()["unknown", "enis"]["first_seen"]
             assert node.guest("g3").startswith("172.20.100.")
@@ -125,7 +127,7 @@ def test_the_cloud_away_changes_nothing_for_guests_also_at_the_start(node: Any, 
 
 
 def test_audits_that_are_killed_touch_no_guest(node: Any, eventually: Any) -> None:
-    with node.serving():
+    with node.auditing():
         daemon = json.loads((node.home / "state" / "daemon.lock").read_text())["pid"]
         deadline, killed, number = time.monotonic() + 12, 0, 0
         while time.monotonic() < deadline:
