@@ -206,6 +206,7 @@ class Soak:
             connection.getresponse().read()
 
     def _guest_comes_and_goes(self, number: int) -> bool:
+        eventually((self.node.home / "cni" / "30-cocoon-dhcp.conflist").exists)  # it may have been pulled just now
         self.node.lab("guest", "add", "node1", f"v{number}")
         self.node.lab("guest", "del", f"v{number}")
         return True

@@ -1,4 +1,4 @@
-"""What hours of a node's life are judged by: what grows is told, what breathes is not. The hours are ``scripts/soak``."""
+"""What hours of a node's life are judged by: what grows is told, what breathes is not. They are ``scripts/soak``."""
 
 from __future__ import annotations
 
