@@ -81,10 +81,11 @@ class Dashboard:
 
     def view(self) -> dict[str, Any]:
         """Return the view of this node, a second old at most."""
-        shown = self._shown
-        if shown is not None and time.monotonic() - shown[0] < FRESH:
-            return shown[1]
+        if (shown := self._fresh()) is not None:
+            return shown
         with self._books() as (journal, register):
+            if (shown := self._fresh()) is not None:  # somebody else asked for it while we waited
+                return shown
             survey = self._survey()
             seen = view.assemble(
                 journal,
@@ -99,6 +100,10 @@ class Dashboard:
             )
             self._shown = time.monotonic(), seen
         return seen
+
+    def _fresh(self) -> dict[str, Any] | None:
+        shown = self._shown
+        return shown[1] if shown is not None and time.monotonic() - shown[0] < FRESH else None
 
     def status(self) -> dict[str, Any]:
         """Return what ``GET /v1/status`` answers."""
