@@ -114,6 +114,70 @@ def test_4_3_2_a_request_for_no_address_at_all_is_for_one_of_another_network(sto
     assert (decision.kind, decision.reason) == (NAK, Reason.WRONG_SUBNET)
 
 
+MIXED = [  # what no client should say (table 5), and what is understood: the server, option 50, ciaddr -> the answer
+    (SERVER, "mine", "mine", "ack mine"),
+    (SERVER, "mine", "bob's", "ack mine"),  # with a server identifier it is SELECTING: option 50 counts
+    (SERVER, "mine", "elsewhere", "ack mine"),
+    (SERVER, "bob's", "mine", "nak"),
+    (SERVER, None, "mine", "ack mine"),
+    (SERVER, None, "bob's", "nak"),
+    (OTHER_SERVER, "mine", "mine", "-"),  # renewing with another server: not ours to say
+    (OTHER_SERVER, None, "mine", "-"),
+    (OTHER_SERVER, "bob's", None, "-"),
+    (OTHER_SERVER, "elsewhere", None, "-"),
+    (None, "mine", "mine", "ack mine"),
+    (None, "bob's", "mine", "ack mine"),  # without one it is RENEWING: ciaddr counts
+    (None, "mine", "bob's", "nak"),
+    (None, "mine", "elsewhere", "nak"),
+    (0, "mine", None, "ack mine"),  # a server identifier of 0 is as none
+    (0, None, "mine", "ack mine"),
+]
+
+
+@pytest.mark.parametrize(("server", "requested", "ciaddr", "answer"), MIXED)
+def test_4_3_2_what_names_two_addresses_is_read_by_its_server_identifier(
+    story: Story, server: int | None, requested: str | None, ciaddr: str | None, answer: str
+) -> None:
+    bobs, mine = story.bind(BOB), story.bind(ALICE)
+    where = {"mine": mine, "bob's": bobs, "elsewhere": int(IPv4Address("10.0.0.9")), None: 0}
+    wished = None if requested is None else where[requested]
+    decision = story.say(REQUEST, server=server, requested=wished, ciaddr=where[ciaddr])
+    told = {ACK: "ack", NAK: "nak", None: "-"}[decision.kind]
+    assert told + (" mine" if decision.address == mine else "") == answer, decision.reason
+    assert (story.table.at(mine).mac, story.table.at(bobs).mac) == (ALICE, BOB)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"secs": 0xFFFF},
+        {"hops": 255},
+        {"ciaddr": FIRST + 9},
+        {"yiaddr": FIRST + 9, "siaddr": OTHER_SERVER},
+        {"server": SERVER},
+        {"server": OTHER_SERVER},
+        {"requested": 0},
+        {"requested": 0xFFFFFFFF},
+        {"requested": SERVER},
+        {"requested": FIRST - 10},
+        {"requested": FIRST + 245},
+        {"requested": int(IPv4Address("10.0.0.9"))},
+        {"options": {12: b""}},
+        {"options": {43: b"", 60: b"", 77: b"", 81: b"", 116: b"\1", 254: b"x"}},
+        {"options": {57: b"\0\0"}},
+        {"options": {57: b"\xff\xff"}},
+    ],
+    ids=str,
+)
+def test_4_3_1_whatever_a_discover_says_besides_it_is_offered_an_address_that_is_free(
+    story: Story, fields: dict[str, Any]
+) -> None:
+    reply = story.hear(DISCOVER, **fields)
+    assert reply is not None
+    assert (reply.type, reply.yiaddr) == (OFFER, FIRST)
+    assert (reply.siaddr, reply.ciaddr, reply.secs, reply.hops) == (0, 0, 0, 0)
+
+
 def test_4_3_2_selecting_by_ciaddr_alone_is_understood(story: Story) -> None:
     mine = story.bind()
     assert story.say(REQUEST, server=SERVER, ciaddr=mine).address == mine, "clients that renew with option 54 exist"

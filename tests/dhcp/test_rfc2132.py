@@ -133,6 +133,32 @@ def test_rfc_6842_the_client_identifier_is_in_every_reply(story: Story, kind: Me
     assert reply.options[Code.CLIENT_ID] == name
 
 
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        (b"guest-1", "guest-1"),
+        (b"guest.example.org", "guest.example.org"),
+        (b"guest\0", "guest"),  # §2: no trailing NUL, and a receiver lives with one
+        (b"a\0b", "ab"),
+        (b"", ""),
+        (b"\xff\xfe\n\x1b[31m", "31m"),
+        (b"<b>&\"'", "b"),
+        (b"x" * 255, "x" * 255),
+    ],
+)
+def test_3_14_a_host_name_is_written_down_as_far_as_it_is_one(story: Story, said: bytes, name: str) -> None:
+    mine = story.bind(options={12: said})
+    assert story.table.at(mine).hostname == name
+
+
+@pytest.mark.parametrize("size", [2, 7, 64, 128, 254, 255])
+def test_9_14_an_identifier_of_any_length_is_echoed_in_the_least_room(story: Story, size: int) -> None:
+    reply = story.hear(DISCOVER, client_id=b"i" * size, asks=list(range(1, 255)))
+    assert reply is not None
+    assert reply.options[Code.CLIENT_ID] == b"i" * size
+    assert {51, 53, 54} <= set(reply.options)
+
+
 # Size: option 57 (§9.10), overload (§9.3), long options (RFC 3396)
 
 
