@@ -22,6 +22,16 @@ def framed(
     return bytes(head / UDP(**{"sport": 68, "dport": 67, **(udp or {})}) / payload)
 
 
+def headed(first: int, total: int, size: int) -> bytes:
+    """Return a frame of ``size`` octets with this first octet and length of IP, and the checksum that they need."""
+    data = bytearray(WHOLE[:size].ljust(size, b"\0"))
+    data[14], data[16:18], data[24:26] = first, total.to_bytes(2), bytes(2)
+    words = int.from_bytes(data[14 : 14 + (first & 15) * 4]) % 0xFFFF
+    data[24:26] = (0xFFFF - words).to_bytes(2)
+    return bytes(data)
+
+
+WHOLE = framed()
 READ = [  # RFC, what is odd about it, the frame
     ("768", "nothing, with every checksum", framed()),
     ("768", "no UDP checksum", framed(udp={"chksum": 0})),
@@ -46,16 +56,15 @@ def test_a_checksum_that_nobody_has_filled_in_yet_is_as_good_as_right() -> None:
     assert frame.unwrap(framed(udp={"chksum": pseudo + 1})) is None
 
 
-WHOLE = framed()
 UNREAD = [  # RFC, what is wrong, the frame
     ("894", "nothing in it", b""),
     ("894", "a head and no IP", WHOLE[:14]),
     ("791 §3.1", "half an IP header", WHOLE[:30]),
     ("791 §3.1", "an IP header and half of UDP's", WHOLE[:40]),
     ("791 §3.1", "fewer octets than IP says", WHOLE[:-1]),
-    ("791 §3.1", "IP of version 6", WHOLE[:14] + b"\x65" + WHOLE[15:]),
-    ("791 §3.1", "an IP header of 16 octets", framed(ip={"ihl": 4})),
-    ("791 §3.1", "an IP header longer than all of it", framed(b"", ip={"ihl": 15, "len": 60})[:74]),
+    ("791 §3.1", "IP of version 6", headed(0x65, 328, 342)),
+    ("791 §3.1", "an IP header of 16 octets", headed(0x44, 328, 342)[:36] + bytes(2) + WHOLE[38:]),
+    ("791 §3.1", "an IP header that is all of it", headed(0x4F, 60, 74)),
     ("791 §3.1", "a total length of 27", framed(ip={"len": 27})),
     ("791 §3.1", "a total length of 0", framed(ip={"len": 0})),
     ("791 §3.1", "an IP checksum that is wrong", framed(ip={"chksum": 0x1234})),
