@@ -39,7 +39,7 @@ ROOM = 1.05, 1.5
 STORM = """
 import sys
 from cocoon_net.lab.load import Clients
-clients = Clients(100, server=0xAC146401, first=100 * int(sys.argv[1]), seconds=60)
+clients = Clients(50, server=0xAC146401, first=50 * int(sys.argv[1]), seconds=60)
 print(len(clients.run(32, patience=20.0).times))
 """
 
@@ -212,7 +212,7 @@ class Soak:
         return True
 
     def _guest_gives_back(self, number: int) -> bool:
-        mac = f"02:10:00:00:{(200 * number) >> 8:02x}:{(200 * number) & 0xFF:02x}"
+        mac = f"02:10:00:00:{(100 * number) >> 8:02x}:{(100 * number) & 0xFF:02x}"
         self.node.product("lease", "release", mac)
         return True
 

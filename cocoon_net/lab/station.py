@@ -58,10 +58,12 @@ class Station:
         return subprocess.run(line, env=self.environment(), capture_output=True, text=True, timeout=patience)
 
     def lab(self, *words: str) -> str:
-        """Type a command of the lab; the words after the name of the command. Raises CalledProcessError."""
+        """Type a command of the lab; the words after the name of the command. Raises RuntimeError."""
         command, rest = (words[:2], words[2:]) if words[0] == "guest" else (words[:1], words[1:])
         line = [*_PRODUCT, "lab", *command, "--name", self.name, *rest]
-        done = subprocess.run(line, env=self.environment(), check=True, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(line, env=self.environment(), capture_output=True, text=True, timeout=120)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(words)}: {done.returncode}: {done.stderr}")
         return done.stdout
 
     def ip(self, *words: str) -> str:

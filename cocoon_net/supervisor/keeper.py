@@ -30,7 +30,7 @@ from cocoon_net.site import Site
 from cocoon_net.steps import NODE
 from cocoon_net.supervisor import takeover
 from cocoon_net.supervisor.auditor import lasting, report
-from cocoon_net.supervisor.mender import Outcome, steps_of
+from cocoon_net.supervisor.mender import Mended, steps_of
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -87,7 +87,7 @@ class Keeper:
             logger.info("put right: {}", describe(change))
         return changes
 
-    def mend(self, stir: Stir) -> Outcome:
+    def mend(self, stir: Stir) -> Mended:
         """Put right what a notice of the kernel is about: routes in any case, the rest unless a run is at it."""
         sightings: list[Sighting] = []
         steps, at = steps_of(stir), self._clock.now()
@@ -107,10 +107,8 @@ class Keeper:
                 self._register.mended(sightings, at)
         except (CocoonError, sqlite3.Error) as error:
             logger.error("what changed could not be put right: {}", getattr(error, "message", error))
-            return Outcome.LATER
-        if later:
-            return Outcome.LATER
-        return Outcome.MENDED if sightings else Outcome.RIGHT
+            return None
+        return None if later else frozenset(f"{one.kind} {one.key}" for one in sightings)
 
     def _run_at_work(self) -> bool:
         """Whether a run acts or is not finished: then the node is not to be as the last one left it."""

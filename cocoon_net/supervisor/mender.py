@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
 
 from loguru import logger
 
@@ -27,7 +26,10 @@ REST = 0.2
 """Seconds between two looks at the least."""
 
 TUG, WITHIN, TRUCE = 20, 60.0, 15.0
-"""So many repairs within so many seconds are a tug-of-war with somebody: from then on one each 15 s."""
+"""So many repairs of one thing within so many seconds are a tug-of-war with somebody: from then on one each 15 s."""
+
+REMEMBERED = 2_000
+"""Repairs, so that thousands of routes at once take no more memory than that."""
 
 AGAIN = 1.0
 """Seconds until it is tried again when a run is in the way, or a look failed."""
@@ -43,12 +45,8 @@ CONCERNS: Mapping[Topic, frozenset[str]] = {
 """Topic -> the steps that want something of it. Routes are the DHCP server's."""
 
 
-class Outcome(StrEnum):
-    """What came of a look."""
-
-    RIGHT = "right"
-    MENDED = "mended"
-    LATER = "later"
+Mended = frozenset[str] | None
+"""What came of a look: what was put right, by name; None where it has to be done later."""
 
 
 def steps_of(stir: Stir) -> frozenset[str]:
@@ -56,9 +54,10 @@ def steps_of(stir: Stir) -> frozenset[str]:
     return frozenset().union(*(CONCERNS[topic] for topic in stir.topics))
 
 
-def rest(mended: Sequence[float], now: float) -> float:
-    """Return how many seconds to rest after a look, from the moments of the last repairs. Pure."""
-    return TRUCE if len([at for at in mended if now - at < WITHIN]) >= TUG else REST
+def rest(mended: Iterable[tuple[float, str]], now: float) -> float:
+    """Return how many seconds to rest after a look, from the last repairs: when, and of what. Pure."""
+    often = Counter(what for at, what in mended if now - at < WITHIN)
+    return TRUCE if max(often.values(), default=0) >= TUG else REST
 
 
 class Mender:
@@ -67,7 +66,7 @@ class Mender:
     The notices are closed by whoever opened them.
     """
 
-    def __init__(self, notices: Notices, mend: Callable[[Stir, threading.Event], Outcome]) -> None:
+    def __init__(self, notices: Notices, mend: Callable[[Stir, threading.Event], Mended]) -> None:
         self._notices, self._mend = notices, mend
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mender", daemon=True)
@@ -82,7 +81,7 @@ class Mender:
         self._thread.join(5.0)
 
     def _run(self) -> None:
-        left, mended = Stir(), deque[float](maxlen=TUG)
+        left, mended = Stir(), deque[tuple[float, str]](maxlen=REMEMBERED)
         while not self._stopping.is_set():
             try:
                 stir = left | self._notices.wait(AGAIN if left else 0.5)
@@ -90,18 +89,16 @@ class Mender:
                     continue
                 self._stopping.wait(GATHER)
                 left = stir | self._notices.wait(0.0)
-                outcome = self._mend(left, self._stopping)
+                done = self._mend(left, self._stopping)
             except CocoonError as error:
                 logger.warning("{}", error.message)
                 self._stopping.wait(AGAIN)
                 continue
+            if done is None:
+                self._stopping.wait(AGAIN)
+                continue
             now = time.monotonic()
-            match outcome:
-                case Outcome.LATER:
-                    self._stopping.wait(AGAIN)
-                    continue
-                case Outcome.MENDED:
-                    mended.append(now)
+            mended += ((now, what) for what in done)
             left = Stir()
             pause = rest(mended, now)
             if pause == TRUCE:

@@ -7,6 +7,7 @@ hold up. Everything is undone in reverse order; being killed is a normal way to 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import sqlite3
@@ -39,7 +40,7 @@ from cocoon_net.supervisor.dashboard import Dashboard
 from cocoon_net.supervisor.feed import Feed
 from cocoon_net.supervisor.keeper import Keeper
 from cocoon_net.supervisor.lifecycle import Lifecycle, Phase, announce
-from cocoon_net.supervisor.mender import Mender, Outcome
+from cocoon_net.supervisor.mender import Mended, Mender
 from cocoon_net.supervisor.narrator import Narrator
 from cocoon_net.supervisor.notify import Pulse
 from cocoon_net.supervisor.status import DAEMON_NOTE
@@ -95,7 +96,7 @@ class Stirred:
     """The kernel told of changes; somebody waits for what comes of it."""
 
     stir: Stir
-    outcome: Future[Outcome]
+    outcome: Future[Mended]
 
 
 Order = Stop | Reload | Ended | Surveyed | Audited | Stirred
@@ -128,6 +129,7 @@ class Service:
                 self._life.reconcile()
                 self._reconcile(parts)
                 self._open(parts)
+                gc.enable()
                 takeover.served(self._database)
                 self._life.serve(f"{len(self._pool.addresses)} addresses of {self._pool.subnet}")
                 self._judge()
@@ -263,14 +265,14 @@ class Service:
         scheduler.start()
         parts.callback(scheduler.shutdown, wait=False)
 
-    def _ask_to_mend(self, stir: Stir, stopping: threading.Event) -> Outcome:
+    def _ask_to_mend(self, stir: Stir, stopping: threading.Event) -> Mended:
         """Have the main thread mend, and wait for it; called by the mender's thread."""
-        outcome: Future[Outcome] = Future()
+        outcome: Future[Mended] = Future()
         self._orders.put(Stirred(stir, outcome))
         while not stopping.is_set():
             with contextlib.suppress(TimeoutError):
                 return outcome.result(0.2)
-        return Outcome.LATER
+        return None
 
     def _back_up(self) -> None:
         keep(self._site.database, lambda line: logger.warning("{}", line))

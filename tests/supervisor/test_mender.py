@@ -12,7 +12,7 @@ import pytest
 from cocoon_net.errors import NodeError
 from cocoon_net.node.notices import Stir, Topic
 from cocoon_net.supervisor import mender
-from cocoon_net.supervisor.mender import REST, TRUCE, TUG, WITHIN, Mender, Outcome, rest, steps_of
+from cocoon_net.supervisor.mender import REST, TRUCE, TUG, WITHIN, Mended, Mender, rest, steps_of
 
 LINK, RULES = Stir(frozenset((Topic.LINK,))), Stir(frozenset((Topic.RULES,)))
 
@@ -33,14 +33,14 @@ class Ear:
         return now
 
 
-def listening(ear: Ear, *outcomes: Outcome, seconds: float = 1.0) -> list[Stir]:
+def listening(ear: Ear, *outcomes: Mended, seconds: float = 1.0) -> list[Stir]:
     """What was asked to be mended."""
     asked: list[Stir] = []
     answers = deque(outcomes)
 
-    def mend(stir: Stir, stopping: threading.Event) -> Outcome:
+    def mend(stir: Stir, stopping: threading.Event) -> Mended:
         asked.append(stir)
-        return answers.popleft() if answers else Outcome.RIGHT
+        return answers.popleft() if answers else frozenset()
 
     one = Mender(ear, mend)  # type: ignore[arg-type]
     one.start()
@@ -67,9 +67,10 @@ def test_only_what_is_concerned_is_looked_at() -> None:
 
 def test_a_tug_of_war_is_not_fought_without_end() -> None:
     assert rest([], 0.0) == REST
-    assert rest([float(at) for at in range(TUG - 1)], TUG) == REST
-    assert rest([float(at) for at in range(TUG)], TUG) == TRUCE
-    assert rest([float(at) for at in range(TUG)], TUG + WITHIN) == REST, "it is over"
+    assert rest([(float(at), "jump") for at in range(TUG - 1)], TUG) == REST
+    assert rest([(float(at), "jump") for at in range(TUG)], TUG) == TRUCE
+    assert rest([(float(at), "jump") for at in range(TUG)], TUG + WITHIN) == REST, "it is over"
+    assert rest([(0.0, f"route {number}") for number in range(1000)], 1.0) == REST, "much, and each of it once"
 
 
 def test_what_comes_together_is_looked_at_together() -> None:
@@ -78,7 +79,7 @@ def test_what_comes_together_is_looked_at_together() -> None:
 
 def test_what_is_put_off_is_not_forgotten_and_takes_in_what_comes_meanwhile() -> None:
     ear = Ear(LINK, Stir(), RULES)
-    assert listening(ear, Outcome.LATER, Outcome.LATER, Outcome.MENDED)[::2] == [LINK, LINK | RULES]
+    assert listening(ear, None, None, frozenset(("a",)))[::2] == [LINK, LINK | RULES]
 
 
 def test_a_look_that_fails_is_no_end() -> None:
@@ -88,10 +89,10 @@ def test_a_look_that_fails_is_no_end() -> None:
 def test_it_stops_while_somebody_mends() -> None:
     begun = threading.Event()
 
-    def mend(stir: Stir, stopping: threading.Event) -> Outcome:
+    def mend(stir: Stir, stopping: threading.Event) -> Mended:
         begun.set()
         assert stopping.wait(5.0)
-        return Outcome.LATER
+        return None
 
     one = Mender(Ear(LINK), mend)  # type: ignore[arg-type]
     one.start()
