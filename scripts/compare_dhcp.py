@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -94,6 +94,8 @@ class Client:
     def __init__(self, server_mac: bytes) -> None:
         self._server_mac = server_mac
         self._count = 0
+        self.heard = b""
+        """The frame of the last answer."""
         self._ports = [socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) for _ in range(2)]
         for number, port in enumerate(self._ports):
             port.bind((f"eth{number}", 0x0800))
@@ -114,11 +116,17 @@ class Client:
         port: int = 0,
         source: int = 0,
         direct: bool = False,
+        target: int = 0xFFFFFFFF,
         asks: Sequence[int] = (1, 3, 51, 58, 59),
+        more: Mapping[int, bytes] | None = None,
+        change: Callable[[bytearray], object] | None = None,
         **fields: int,
     ) -> Packet | None:
-        """Say something and return the answer. ``source`` is the IP address, ``direct`` means to the server's."""
-        said = {53: bytes((kind,)), 55: bytes(asks)}
+        """Say something and return the answer. ``source`` is the IP address, ``direct`` means to the server's.
+
+        ``more`` are further options, ``change`` has the octets of the message before they are sent.
+        """
+        said = {53: bytes((kind,)), 55: bytes(asks), **(more or {})}
         for code, value in ((54, server), (50, requested)):
             if value:
                 said[code] = value.to_bytes(4)
@@ -126,9 +134,12 @@ class Client:
             said[61] = name
         self._count += 1
         xid = self._count
-        data = wire.encode(Packet(wire.REQUEST, xid, mac, said, **fields))
+        octets = bytearray(wire.encode(Packet(wire.REQUEST, xid, mac, said, **fields)))
+        if change is not None:
+            change(octets)
+        data = bytes(octets)
         size = len(data) + 8
-        to, target = (self._server_mac, SERVER) if direct else (b"\xff" * 6, 0xFFFFFFFF)
+        to, target = (self._server_mac, SERVER) if direct else (b"\xff" * 6, target)
         head = struct.pack("!BBHHHBBHII", 0x45, 0, size + 20, 0, 0, 64, 17, 0, source, target)
         total = sum(struct.unpack("!10H", head)) % 0xFFFF
         head = head[:10] + (0xFFFF - total).to_bytes(2) + head[12:]
@@ -144,9 +155,10 @@ class Client:
                 port.settimeout(0.01)
                 with contextlib.suppress(TimeoutError):
                     frame = port.recv(4096)
-                    reply = wire.decode(frame[42:]) if frame[34:36] == b"\0\x43" else None
-                    if isinstance(reply, Packet) and (reply.op, reply.xid) == (wire.REPLY, xid):
-                        return reply
+                    if frame[34:36] == b"\0\x43" and frame[42] == wire.REPLY and frame[46:50] == xid.to_bytes(4):
+                        self.heard = frame
+                        reply = wire.decode(frame[42:])
+                        return reply if isinstance(reply, Packet) else None
         return None
 
     def bind(self, mac: bytes, **more: object) -> int:
@@ -206,6 +218,39 @@ def field(name: str, reply: Packet | None) -> str:
     return "-" if reply is None else f"{what(reply)} {name}={getattr(reply, name):#x}"
 
 
+def where(c: Client, reply: Packet | None) -> str:
+    """Say where an answer was sent."""
+    if reply is None:
+        return "-"
+    mac = "everybody" if c.heard[:6] == b"\xff" * 6 else "its MAC"
+    return f"{what(reply)} to {IPv4Address(c.heard[30:34])}:{int.from_bytes(c.heard[36:38])} at {mac}"
+
+
+def put(at: int, octets: bytes) -> Callable[[bytearray], object]:
+    """Return a change of a message that writes ``octets``."""
+    return lambda data: data.__setitem__(slice(at, at + len(octets)), octets)
+
+
+def pieces(address: bytes) -> bytes:
+    """Return option 50 in two pieces."""
+    return b"\x32\2" + address[:2] + b"\x32\2" + address[2:]
+
+
+def hardware(c: Client, kind: int, length: int) -> str:
+    """Say what is answered to other hardware, and how much of its words comes back."""
+    said = bytes((kind, length)), c.mac() + b"and padding"[:10] if length else bytes(16)
+    c.ask(
+        DISCOVER,
+        c.mac(),
+        name=b"" if length else b"\xffname",
+        change=lambda data: (put(1, said[0])(data), put(28, said[1])(data)),
+    )
+    heard, c.heard = c.heard, b""
+    if heard[43:45] != said[0]:
+        return "-"
+    return "offer, all of chaddr" if heard[70:86] == said[1] else "offer, its address"
+
+
 def options(reply: Packet | None) -> str:
     """Return the codes of an answer's options in their order."""
     return "-" if reply is None else f"{what(reply)} {' '.join(map(str, reply.options))}"
@@ -254,6 +299,56 @@ CHECKS: dict[str, Callable[[Client], str]] = {
     "4.3.4: released by another": lambda c: after(c, lambda mac, mine: c.release(c.mac(), mine), other(c)),
     "4.3.5: inform": lambda c: options(c.ask(INFORM, c.mac(), ciaddr=NOT_POOLED, source=NOT_POOLED)),
     "4.3.5: inform from another network": lambda c: what(c.ask(INFORM, c.mac(), ciaddr=ELSEWHERE, source=ELSEWHERE)),
+    "1122 3.3.6: to the subnet's broadcast address": lambda c: what(c.ask(DISCOVER, c.mac(), target=int(NETWORK[255]))),
+    "1122 3.3.6: to 0.0.0.0": lambda c: what(c.ask(DISCOVER, c.mac(), target=0)),
+    "2131 t1: op 2": lambda c: what(c.ask(DISCOVER, c.mac(), change=put(0, b"\2"))),
+    "2131 t3: IEEE 802 hardware": lambda c: hardware(c, 6, 6),
+    "2131 t3: an address of 16 octets": lambda c: hardware(c, 1, 16),
+    "2131 t3: an address of 17 octets": lambda c: hardware(c, 1, 17),
+    "4390 2.1: hardware without an address": lambda c: hardware(c, 32, 0),
+    "2132 9.1: option 50 of 3 octets": lambda c: what(c.ask(DISCOVER, c.mac(), more={50: b"abc"})),
+    "2132 9.3: an overload of 4": lambda c: what(c.ask(DISCOVER, c.mac(), more={52: b"\4"})),
+    "2132 9.3: the wish in file": lambda c: what(
+        c.ask(DISCOVER, c.mac(), more={52: b"\1"}, change=put(108, b"\x32\4" + free(5).to_bytes(4) + b"\xff")),
+        free(5),
+    ),
+    "2132 9.6: two types": lambda c: what(c.ask(DISCOVER, c.mac(), more={53: b"\1\1"})),
+    "3396 7: a wish in two pieces": lambda c: what(
+        c.ask(
+            DISCOVER,
+            c.mac(),
+            more={250: bytes(6)},
+            change=lambda data: put(data.index(b"\xfa\6"), pieces(free(7).to_bytes(4)))(data),
+        ),
+        free(7),
+    ),
+    "2132 2: an option that runs over": lambda c: what(
+        c.ask(DISCOVER, c.mac(), more={250: bytes(90)}, change=lambda data: data.__delitem__(slice(-20, None)))
+    ),
+    "2132 9.14: an identifier of one octet": lambda c: options(c.ask(DISCOVER, c.mac(), name=b"a")),
+    "4.1: ciaddr and the broadcast flag": lambda c: where(
+        c, c.ask(REQUEST, mac := c.mac(), ciaddr=(a := c.bind(mac)), source=a, flags=wire.BROADCAST)
+    ),
+    "4.1: the broadcast flag": lambda c: where(c, c.ask(DISCOVER, c.mac(), flags=wire.BROADCAST)),
+    "4.1: a nak": lambda c: where(c, c.ask(REQUEST, c.mac(), requested=ELSEWHERE)),
+    "4.3.2: renew at another server": lambda c: what(
+        c.ask(REQUEST, mac := c.mac(), ciaddr=(a := c.bind(mac)), source=a, server=SERVER + 1)
+    ),
+    "4.3.2: renew and wish for another": lambda c: what(
+        c.ask(REQUEST, mac := c.mac(), ciaddr=(a := c.bind(mac)), source=a, requested=free(6)), a
+    ),
+    "4.3.2: no address at all": lambda c: what(c.ask(REQUEST, c.mac())),
+    "4.3.5: inform without ciaddr": lambda c: where(c, c.ask(INFORM, c.mac(), source=NOT_POOLED)),
+    "4.3.5: inform without any address": lambda c: where(c, c.ask(INFORM, c.mac())),
+    "4.3.5: inform through a relay": lambda c: where(
+        c, c.ask(INFORM, c.mac(), ciaddr=NOT_POOLED, giaddr=RELAY, source=RELAY, direct=True)
+    ),
+    "3046 2.2: option 82 and a nak": lambda c: options(
+        c.ask(REQUEST, c.mac(), requested=ELSEWHERE, giaddr=RELAY, source=RELAY, direct=True, more={82: b"\1\2ab"})
+    ),
+    "3046 2.2: an empty option 82": lambda c: options(
+        c.ask(DISCOVER, c.mac(), giaddr=RELAY, source=RELAY, direct=True, more={82: b""})
+    ),
     "4.2: MAC the same, identifier not": lambda c: of_two(c, b"\0one", b"\0two", port=-1),
     "4.2: MAC the same, then an identifier": lambda c: of_two(c, b"", b"\0two", port=-1),
     "4.2: MAC the same, no identifier any more": lambda c: of_two(c, b"\0one", b"", port=-1),
