@@ -99,6 +99,23 @@ def test_a_pool_without_dns_servers_sends_no_empty_option(pool: records.Pool) ->
     assert 6 not in reply.options
 
 
+@pytest.mark.parametrize("asks", [[121], [249], [3, 121], [121, 249, 3], [33, 121]], ids=str)
+def test_rfc_3442_who_asks_for_classless_routes_has_the_default_route_there(story: Story, asks: list[int]) -> None:
+    reply = story.hear(DISCOVER, asks=asks)
+    assert reply is not None
+    for code in (121, 249):
+        assert (reply.options.get(code) == DEFAULT_ROUTE + FAR) == (code in asks)
+    assert (Code.ROUTER in reply.options) == (3 in asks), "a client that takes 121 ignores it, another one needs it"
+    assert 33 not in reply.options, "classful routes: nothing that 121 does not say better"
+
+
+def test_a_route_to_everywhere_by_another_router_is_the_default_route_of_who_asks_for_it(pool: records.Pool) -> None:
+    other = classless([(IPv4Network("0.0.0.0/0"), IPv4Address("172.20.100.9"))])
+    reply = Story(pool, Settings(TERMS, {121: FAR + other})).hear(DISCOVER, asks=[121, 249])
+    assert reply is not None
+    assert reply.options[121] == reply.options[249] == FAR + other
+
+
 ORDERS = [  # what is asked for, and the order of the reply's options after the type
     ([1, 3, 6], [54, 51, 58, 59, 1, 3, 6]),
     ([6, 15, 1, 3, 42], [54, 51, 58, 59, 6, 15, 1, 3, 42]),
