@@ -7,7 +7,7 @@ and guests lose their gateway when one comes or goes.
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Interface
 from pathlib import Path
 
@@ -93,18 +93,27 @@ class Bridges:
         return {"index": str(link.index)}
 
 
-def plug(ports: Collection[int]) -> list[str]:
-    """Plug links into our bridge again that lost it, unless they are another's ports by now; returns their names.
+def plug(unplugged: Collection[tuple[int, int]]) -> list[str] | None:
+    """Plug links into our bridge again that lost theirs, unless they are another's ports by now; returns their names.
 
-    Nobody else does that: a tap learns of its bridge when the VM starts, not when the bridge is made anew.
-    Raises Refused, NodeError.
+    ``unplugged`` are links and the bridge that each left. One that left the bridge that stands now was taken out of it
+    by somebody; one whose bridge is gone was a guest's, and nobody else plugs it in again: a tap learns of its bridge
+    when the VM starts. None while no bridge stands: to be asked again. Raises Refused, NodeError.
     """
     links = netlink.links()
-    bridge = next((link.index for link in links if link.name == BRIDGE and link.kind == "bridge"), 0)
-    lost = [link for link in links if bridge and link.index in ports and not link.master]
+    bridge = _standing(links)
+    if not bridge:
+        return None
+    ports = {port for port, left in unplugged if left != bridge}
+    lost = [link for link in links if link.index in ports and not link.master]
     for link in lost:
         netlink.plug(link.index, bridge, name=link.name)
-    return [link.name for link in lost]
+    # It may have gone under our hands, and a link that was not plugged in yet is told of by no notice.
+    return [link.name for link in lost] if not lost or _standing(netlink.links()) == bridge else None
+
+
+def _standing(links: Iterable[KernelLink]) -> int:
+    return next((link.index for link in links if link.name == BRIDGE and link.kind == "bridge"), 0)
 
 
 def _corrections(want: Bridge, seen: Bridge, *, old: IPv4Interface | None) -> list[str]:

@@ -53,7 +53,8 @@ class Stir:
 
     topics: frozenset[Topic] = frozenset()
     routes: frozenset[int] = frozenset()
-    unplugged: frozenset[int] = frozenset()
+    unplugged: frozenset[tuple[int, int]] = frozenset()
+    """Port and bridge, by their numbers."""
 
     def __or__(self, other: Stir) -> Stir:
         return Stir(self.topics | other.topics, self.routes | other.routes, self.unplugged | other.unplugged)
@@ -115,6 +116,8 @@ class Notices:
                 if one is not self._routing:
                     stir |= Stir(frozenset((Topic.RULES,)))
                 elif message.port not in routewire.PORTS:
+                    if message.kind == 16 and _name(message.body) in names:  # it may be gone again before we look
+                        self._indexes.add(_INDEX.unpack_from(message.body, 4)[0])
                     stir |= read(message.kind, message.body, self._indexes, names, self._subnet)
 
 
@@ -124,10 +127,9 @@ def read(kind: int, body: memoryview, indexes: Collection[int], names: Collectio
         case 17 if body[0] == socket.AF_BRIDGE:  # a port left its bridge, which is an attribute: that one goes next
             left = next((_INDEX.unpack(v)[0] for k, v in attributes(body, 16) if k == 10), 0)
             port = _INDEX.unpack_from(body, 4)[0]
-            return Stir(frozenset((Topic.LINK,)), unplugged=frozenset((port,))) if left in indexes else Stir()
+            return Stir(frozenset((Topic.LINK,)), unplugged=frozenset(((port, left),))) if left in indexes else Stir()
         case 16 | 17:  # ifinfomsg: the index at 4
-            name = next((v.rstrip(b"\0").decode(errors="replace") for k, v in attributes(body, 16) if k == 3), "")
-            ours, topic = _INDEX.unpack_from(body, 4)[0] in indexes or name in names, Topic.LINK
+            ours, topic = _INDEX.unpack_from(body, 4)[0] in indexes or _name(body) in names, Topic.LINK
         case 20 | 21:  # ifaddrmsg: the index at 4
             ours, topic = _INDEX.unpack_from(body, 4)[0] in indexes, Topic.ADDRESS
         case 80 | 81:  # netconfmsg: the index is an attribute
@@ -143,6 +145,10 @@ def read(kind: int, body: memoryview, indexes: Collection[int], names: Collectio
         case _:
             return Stir()
     return Stir(frozenset((topic,))) if ours else Stir()
+
+
+def _name(body: memoryview) -> str:
+    return next((v.rstrip(b"\0").decode(errors="replace") for k, v in attributes(body, 16) if k == 3), "")
 
 
 def _within(address: int, subnet: IPv4Network) -> bool:

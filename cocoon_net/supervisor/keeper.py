@@ -20,7 +20,7 @@ from cocoon_net.audit.finding import Kind, Pass, Sighting
 from cocoon_net.audit.register import Register
 from cocoon_net.clock import Clock
 from cocoon_net.engine.journal import Journal
-from cocoon_net.engine.model import Change, Verb
+from cocoon_net.engine.model import Change
 from cocoon_net.engine.runner import describe
 from cocoon_net.errors import CocoonError
 from cocoon_net.locks import holder
@@ -54,6 +54,8 @@ class Keeper:
         """Addresses of the pool that the cloud does not deliver to this node any more."""
         self._unsettled: dict[str, str] = {}
         """Step -> what keeps it from being right; tried again after each look."""
+        self._unplugged: set[tuple[int, int]] = set()
+        """Links that lost their bridge, and which one that was, by their numbers."""
         self._drift: tuple[str, ...] = ()
         self._differences: tuple[str, ...] = ()
         self.server: Server | None = None
@@ -100,15 +102,23 @@ class Keeper:
             if steps and not later and not takeover.stands_as_found(self._database):
                 changes = self.reassert(steps)
                 sightings += map(comparison.of_mended, changes)
-                if any(change.verb is Verb.CREATE and change.key == records.BRIDGE for change in changes):
-                    for name in plug(stir.unplugged):
-                        logger.info("put right: {} is a port of {} again", name, records.BRIDGE)
+                self._plug(stir)
             if sightings:
                 self._register.mended(sightings, at)
         except (CocoonError, sqlite3.Error) as error:
             logger.error("what changed could not be put right: {}", getattr(error, "message", error))
             return None
         return None if later else frozenset(f"{one.kind} {one.key}" for one in sightings)
+
+    def _plug(self, stir: Stir) -> None:
+        """Have the guests of a bridge that went plugged into the one that stands; kept in mind until one does."""
+        self._unplugged |= stir.unplugged
+        plugged = plug(self._unplugged) if self._unplugged else None
+        if plugged is None:
+            return
+        self._unplugged.clear()
+        for name in plugged:
+            logger.info("put right: {} is a port of {} again", name, records.BRIDGE)
 
     def _run_at_work(self) -> bool:
         """Whether a run acts or is not finished: then the node is not to be as the last one left it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
 import time
 from typing import Any
 
@@ -44,6 +46,22 @@ def test_each_thing_of_the_kernel_is_back_within_a_second(node: Any) -> None:
         assert node.inside("sysctl", "-n", "net.ipv4.conf.all.rp_filter").strip() == "0"
         assert "172.20.100.1/24" in node.inside("ip", "addr", "show", "cni0")
         assert not node.findings()
+
+
+def test_a_bridge_that_is_deleted_again_and_again_has_its_ports_each_time(node: Any, eventually: Any) -> None:
+    with node.auditing(every="3600") as log:
+        guest = node.plug("tap9")
+        try:
+            for _ in range(12):  # also while it is being put right
+                with contextlib.suppress(subprocess.CalledProcessError):  # it is not there yet
+                    node.ip("link", "del", "cni0")
+                time.sleep(0.03)
+            eventually(lambda: "master cni0" in node.ip("link", "show", "tap9"), 20)
+            node.ip("link", "set", "tap9", "nomaster")  # somebody means it
+            time.sleep(1.0)
+            assert "master" not in node.ip("link", "show", "tap9"), log.read_text()
+        finally:
+            subprocess.run(["ip", "netns", "del", guest], check=True)
 
 
 def test_a_run_at_work_is_not_interfered_with(node: Any, eventually: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 from cocoon_net.engine.model import Change, Origin, Row, Verb
 from cocoon_net.errors import Unsupported
 from cocoon_net.node import netlink
-from cocoon_net.node.bridge import NO_ADDRESS, Bridges
+from cocoon_net.node.bridge import NO_ADDRESS, Bridges, plug
 from cocoon_net.node.routewire import RouteWire, routes
 from cocoon_net.records import BRIDGE, Bridge
 
@@ -164,3 +164,33 @@ def test_it_goes_with_its_ports_unplugged_and_noted(namespace: Any, context: Any
     noted = Bridges().apply(Change("bridge", BRIDGE, Verb.DELETE, None, WANT), "t", context())
     assert noted == {"unplugged": "tap-a, tap-b"}
     assert Bridges().observe(context()) == {} and netlink.link("tap-a") is not None
+
+
+def index(namespace: Any, name: str) -> int:
+    return int(json.loads(namespace.ip(f"-j link show {name}"))[0]["ifindex"])
+
+
+def test_the_guests_of_a_bridge_that_is_gone_are_plugged_in_and_nothing_else(namespace: Any) -> None:
+    for name in ("tap1", "tap2", "tap3"):
+        namespace.ip(f"link add {name} type veth peer name {name}-peer")
+    ports = [index(namespace, name) for name in ("tap1", "tap2", "tap3")]
+    assert plug([(port, 4711) for port in ports]) is None, "no bridge stands"
+    namespace.ip("link add br9 type bridge")
+    namespace.ip("link set tap2 master br9")
+    namespace.ip("link add cni0 type bridge")
+    assert plug([(port, index(namespace, "cni0")) for port in ports]) == [], "they were taken out of this one"
+    assert plug([(port, 4711) for port in (*ports[:2], 4712)]) == ["tap1"]
+    assert "master cni0" in namespace.ip("link show tap1") and "master br9" in namespace.ip("link show tap2")
+
+
+def test_a_bridge_that_goes_under_our_hands_is_no_bridge(namespace: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    namespace.ip("link add tap1 type veth peer name tap1-peer")
+    namespace.ip("link add cni0 type bridge")
+    real = netlink.plug
+
+    def gone(port: int, bridge: int, *, name: str = "") -> None:
+        namespace.ip("link del cni0")
+        real(port, bridge, name=name)
+
+    monkeypatch.setattr(netlink, "plug", gone)
+    assert plug([(index(namespace, "tap1"), 4711)]) is None

@@ -82,12 +82,23 @@ def test_the_ports_of_a_bridge_that_goes_are_named(namespace: Any, heard: Notice
     namespace.ip("link set tap1 master cni0 up")
     namespace.ip("link add br9 type bridge")
     namespace.ip("link set tap1-peer master br9")
-    index = json.loads(namespace.ip("-j link show tap1"))[0]["ifindex"]
+    index, bridge = (json.loads(namespace.ip(f"-j link show {name}"))[0]["ifindex"] for name in ("tap1", "cni0"))
     listen(heard)
     namespace.ip("link del br9")
     assert not heard.wait(0.3), "another's bridge"
     namespace.ip("link del cni0")
-    assert listen(heard).unplugged == {index}
+    assert listen(heard).unplugged == {(index, bridge)}
+
+
+def test_a_bridge_that_comes_and_goes_within_one_reading_is_known(namespace: Any, heard: Notices) -> None:
+    namespace.ip("link add tap1 type veth peer name tap1-peer")
+    namespace.ip("link del cni0")
+    listen(heard)
+    namespace.ip("link add cni0 type bridge")
+    namespace.ip("link set tap1 master cni0")
+    index, bridge = (json.loads(namespace.ip(f"-j link show {name}"))[0]["ifindex"] for name in ("tap1", "cni0"))
+    namespace.ip("link del cni0")
+    assert listen(heard).unplugged == {(index, bridge)}
 
 
 @pytest.mark.parametrize(
