@@ -12,7 +12,7 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 
 from cocoon_net.engine.model import Call, Change, Context, Origin, Seen, Verb, Via
-from cocoon_net.errors import InvariantError, NodeTransient, Unsupported
+from cocoon_net.errors import InvariantError, NodeError, NodeTransient, Unsupported
 from cocoon_net.node import netlink
 from cocoon_net.node.netlink import KernelLink
 from cocoon_net.records import BRIDGE, Bridge
@@ -106,8 +106,12 @@ def plug(unplugged: Collection[tuple[int, int]]) -> list[str] | None:
         return None
     ports = {port for port, left in unplugged if left != bridge}
     lost = [link for link in links if link.index in ports and not link.master]
-    for link in lost:
-        netlink.plug(link.index, bridge, name=link.name)
+    try:
+        for link in lost:
+            netlink.plug(link.index, bridge, name=link.name)
+    except NodeError:
+        if _standing(netlink.links()) == bridge:
+            raise
     # It may have gone under our hands, and a link that was not plugged in yet is told of by no notice.
     return [link.name for link in lost] if not lost or _standing(netlink.links()) == bridge else None
 
