@@ -74,6 +74,7 @@ def serve(site: Site, options: DaemonOptions) -> None:
     orders: SimpleQueue[Order] = SimpleQueue()
     with contextlib.ExitStack() as stack:
         # What is made while it starts lives long, and 60,000 leases are searched for cycles in vain: until it serves.
+        stack.callback(gc.unfreeze)
         stack.callback(gc.enable)
         gc.disable()
         stack.enter_context(_signals(orders))

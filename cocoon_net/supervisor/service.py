@@ -129,10 +129,13 @@ class Service:
                 self._life.reconcile()
                 self._reconcile(parts)
                 self._open(parts)
-                gc.enable()
                 takeover.served(self._database)
                 self._life.serve(f"{len(self._pool.addresses)} addresses of {self._pool.subnet}")
                 self._judge()
+                # What there is by now stays: no later look for cycles need read it again.
+                gc.collect()
+                gc.freeze()
+                gc.enable()
                 why = self._obey()
             except CocoonError as error:
                 why = error.message
@@ -257,6 +260,8 @@ class Service:
             lambda: self._orders.put(Surveyed(survey.look())), "interval", seconds=every, jitter=every / 10
         )
         scheduler.add_job(self._back_up, "interval", hours=1, jitter=60)
+        # The DHCP loop has it look seldom (server._COLLECT_AFTER); what repairs leave behind is not to pile up.
+        scheduler.add_job(gc.collect, "interval", minutes=1)
         if self._options.audit_every:
             words, environment = command(self._site, skip_firewall=self._options.skip_iptables)
             self._auditor = Auditor(words, environment, lambda seen: self._orders.put(Audited(seen)))
