@@ -94,7 +94,7 @@ class Dashboard:
                 daemon=view.Daemon(self._life.phase.value, self._life.reason),
                 findings=[finding.as_json() for finding in register.open_findings()],
                 withdrawn=register.withdrawn(),
-                wrong_links=survey.nics.wrong if survey else (),
+                wrong_links=survey.nics.wrong if survey else {},
                 events=self.feed.latest(),
                 now=self._clock.now(),
             )

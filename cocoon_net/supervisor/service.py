@@ -155,7 +155,7 @@ class Service:
             node = world.World(self._site, context.spec, self._database).node
             self._survey = Survey(node, context, self._bound)
             nics = self._survey.look_at_links()
-            for line in nics.wrong:
+            for line in nics.lines:
                 logger.warning("{}", line)
             require_links(nics)
             self._notices = self._listen(parts)

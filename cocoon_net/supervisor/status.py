@@ -124,7 +124,7 @@ def look(site: Site) -> dict[str, Any]:
             daemon=view.Daemon(str(lives["phase"]), str(lives.get("reason", ""))),
             findings=[finding.as_json() for finding in Register(database).open_findings()],
             withdrawn=Register(database).withdrawn(),
-            wrong_links=(),
+            wrong_links={},
             events=(),
             now=datetime.now(UTC),
         )

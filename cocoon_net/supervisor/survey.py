@@ -7,7 +7,7 @@ between the database and the kernel at the moment of the look.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 from loguru import logger
@@ -24,25 +24,25 @@ class Nics:
 
     expected: int = 0
     present: int = 0
-    wrong: tuple[str, ...] = ()
-    """One line each, for people: ``eni-3 (02:00:...) is missing``."""
+    wrong: Mapping[str, str] = field(default_factory=dict)
+    """Key -> ``missing`` or ``down``."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Key -> the link's name or MAC, as far as the ledger knows it."""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What is wrong, a line each for people: ``eni-3 (eth3) is missing``."""
+        named = {key: f"{key} ({self.names[key]})" if self.names.get(key) else key for key in self.wrong}
+        return tuple(f"{named[key]} is {what}" for key, what in self.wrong.items())
 
 
 def compare_links(rows: Mapping[str, Row], seen: Mapping[str, Record | Busy]) -> Nics:
     """Compare the ledger's interfaces, key -> row, with the links seen under the same keys. Pure."""
-    wrong: list[str] = []
-    present = 0
-    for key in sorted(rows, key=natural):
-        record = rows[key].record
-        name = f"{key} ({record.name or record.mac})" if isinstance(record, Link) else key
-        match seen.get(key):
-            case Link() as link:
-                present += 1
-                if not link.up:
-                    wrong.append(f"{name} is down")
-            case _:
-                wrong.append(f"{name} is missing")
-    return Nics(len(rows), present, tuple(wrong))
+    records = {key: rows[key].record for key in sorted(rows, key=natural)}
+    names = {key: record.name or record.mac for key, record in records.items() if isinstance(record, Link)}
+    links = {key: link for key in records if isinstance(link := seen.get(key), Link)}
+    wrong = {key: "down" if key in links else "missing" for key in records if key not in links or not links[key].up}
+    return Nics(len(rows), len(links), wrong, names)
 
 
 def compare_routes(bound: Collection[IPv4Address], seen: Mapping[str, Record | Busy]) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ def require_links(nics: Nics) -> None:
     """Refuse to serve a pool that nothing can be delivered to. Raises NodeError when every expected link is missing."""
     if nics.expected and not nics.present:
         raise NodeError(
-            f"none of the {nics.expected} secondary links is there: {'; '.join(nics.wrong)}",
+            f"none of the {nics.expected} secondary links is there: {'; '.join(nics.lines)}",
             hint="no guest could be reached; see whether the interfaces are attached, then `cocoon-net run init`",
         )
 
@@ -90,7 +90,7 @@ class Survey:
         A look that fails is logged and changes nothing: unknown is not gone.
         """
         try:
-            links = self.look_at_links().wrong
+            links = self.look_at_links().lines
             routes = compare_routes(self._bound(), self._inventories["routes"].observe(self.context))
         except WorldError as error:
             logger.warning("the kernel could not be looked at: {}", error.message)

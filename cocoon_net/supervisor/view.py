@@ -52,7 +52,7 @@ def assemble(
     daemon: Daemon,
     findings: Sequence[Document],
     withdrawn: Collection[IPv4Address],
-    wrong_links: Sequence[str],
+    wrong_links: Mapping[str, str],
     events: Sequence[Document],
     now: datetime,
 ) -> Document:
@@ -78,7 +78,7 @@ def assemble(
             "room": room(journal, len(addresses)),
         },
         "blocks": blocks(addresses, states, gone),
-        "enis": interfaces(ledger, [*map(_link_line, findings), *wrong_links]),
+        "enis": interfaces(ledger, {**wrong_links, **_wrong_links(findings)}),
         "workflow": workflow(journal),
         "findings": list(findings),
         "events": list(events),
@@ -99,21 +99,20 @@ def blocks(addresses: Sequence[int], states: Mapping[int, State], gone: Collecti
     return [{**block, "states": "".join(block["states"])} for block in out]
 
 
-def interfaces(ledger: Ledger, wrong: Sequence[str]) -> list[Document]:
+def interfaces(ledger: Ledger, wrong: Mapping[str, str]) -> list[Document]:
     """Return the secondary interfaces of the ledger with their links; ``wrong`` as ``survey.Nics`` has it."""
     out = []
     for key in sorted({key for step, key in ledger if step in ("enis", "links")}, key=natural):
         eni = _record(ledger, "enis", key, records.Interface)
         link = _record(ledger, "links", key, records.Link)
         addresses = _record(ledger, "addresses", key, records.AddressSet)
-        trouble = next((line for line in wrong if line.split(" ", 1)[0] == key), "")
         out.append(
             {
                 "key": key,
                 "id": eni.id if eni else "",
                 "mac": (link and link.mac) or (eni.mac if eni else ""),
                 "link": link.name if link else "",
-                "state": trouble.rpartition(" is ")[2] if trouble else "up" if link else "no link yet",
+                "state": wrong.get(key, "up" if link else "no link yet"),
                 "addresses": addresses.count if addresses else 0,
             }
         )
@@ -166,10 +165,10 @@ def room(journal: Journal, size: int) -> dict[str, int]:
     }
 
 
-def _link_line(finding: Mapping[str, Any]) -> str:
-    """Return a finding about a link as the survey would say it; of others, a line about none."""
-    area, _, what = str(finding["kind"]).partition("-")
-    return f"{finding['key']} is {what}" if area == "link" else ""
+def _wrong_links(findings: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what findings say of links, key -> what, as the survey has it: ``down``, ``renamed``, ``mtu``."""
+    told = ((*str(finding["kind"]).partition("-"), str(finding["key"])) for finding in findings)
+    return {key: what for area, _, what, key in told if area == "link"}
 
 
 def _standing(journal: Journal) -> Run | None:

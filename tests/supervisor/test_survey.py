@@ -48,8 +48,10 @@ class Kernel:
 def test_links_are_expected_present_down_or_missing() -> None:
     rows = {f"eni-{n}": row(n) for n in (1, 2, 10)}
     seen: dict[str, Record | Busy] = {"eni-1": link(1), "eni-10": link(1, up=False), "eni-9": link(9)}
-    assert compare_links(rows, seen) == Nics(3, 2, ("eni-2 (eth2) is missing", "eni-10 (eth10) is down"))
-    assert compare_links({}, {}) == Nics(0, 0, ())
+    nics = compare_links(rows, seen)
+    assert (nics.expected, nics.present, nics.wrong) == (3, 2, {"eni-2": "missing", "eni-10": "down"})
+    assert nics.lines == ("eni-2 (eth2) is missing", "eni-10 (eth10) is down")
+    assert compare_links({}, {}) == Nics()
 
 
 def test_all_links_missing_is_refused_and_one_is_enough() -> None:
@@ -101,4 +103,4 @@ def test_a_look_that_fails_is_unknown_not_gone(survey: Survey, kernel: dict[str,
     assert survey.look() == confirmed
     kernel["routes"].broken = False
     assert survey.look() == confirmed
-    assert survey.nics == Nics(1, 1, ())
+    assert survey.nics == Nics(1, 1, {}, {"eni-1": "eth1"})

@@ -36,7 +36,7 @@ def test_each_address_is_a_letter_and_a_block_ends_with_its_256() -> None:
         daemon=view.Daemon("serving"),
         findings=[],
         withdrawn=[IPv4Address(FIRST + 3)],
-        wrong_links=[],
+        wrong_links={},
         events=[],
         now=datetime(2026, 1, 1, tzinfo=UTC),
     )
@@ -64,7 +64,7 @@ def test_a_link_is_shown_as_the_audit_found_it() -> None:
         daemon=view.Daemon("stopped"),
         findings=[{"kind": "link-down", "key": "eni-1"}, {"kind": "bridge", "key": "cni0"}],
         withdrawn=[],
-        wrong_links=[],
+        wrong_links={},
         events=[],
         now=datetime(2026, 1, 1, tzinfo=UTC),
     )
@@ -81,7 +81,7 @@ def test_an_interface_is_shown_with_its_link_and_what_is_wrong_with_it() -> None
         ("addresses", "eni-1"): AddressSet(20),
     }
     ledger = {place: Row(*place, Origin.CREATED, record) for place, record in records.items()}
-    shown = view.interfaces(ledger, ["eni-10 (eth10) is missing"])
+    shown = view.interfaces(ledger, {"eni-10": "missing"})
     assert [(one["key"], one["id"], one["link"], one["state"], one["addresses"]) for one in shown] == [
         ("eni-1", "eni-a", "eth1", "up", 20),
         ("eni-2", "eni-b", "", "no link yet", 0),
