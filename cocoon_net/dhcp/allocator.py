@@ -133,7 +133,7 @@ class Allocator:
         own = self.held(client)
         if own is not None and self.takes(own.address, client):
             return own.address
-        if wished in self._free or (wished in self._returned and wished in self._resting):
+        if wished and (wished in self._free or (wished in self._returned and wished in self._resting)):
             return wished
         given = self.offered(client)
         if given is not None:
@@ -242,7 +242,8 @@ class Allocator:
         if other is not None and before != lease.address:  # its client had no identifier when it first asked, or had
             self.withdraw(lease.address)
         self.offers[lease.address] = lease
-        self.offers.move_to_end(lease.address)
+        if before == lease.address:
+            self.offers.move_to_end(before)
         self._offered[key] = self._offered_mac[lease.mac] = lease.address
         self.lease_times[lease.address] = seconds
         self._free.pop(lease.address, None)

@@ -185,6 +185,11 @@ class Guard:
             return self._refuse(Reason.OTHER_PORT, packet)
         decision = reply.decide(table, packet, now)
         address = decision.address
+        if not address and decision.reason is Reason.INFORMED:
+            # Its answer may travel by the kernel to the address that it names; that must not be another guest's.
+            lease = table.leases.get(packet.ciaddr)
+            if lease is not None and lease.state is BOUND and self._elsewhere(lease.port, port):
+                return self._refuse(Reason.FORGED, packet)
         if address and not self._shares(address, mac, port):
             return self._refuse(Reason.CROWDED, packet)
         return decision

@@ -298,6 +298,17 @@ def test_a_declared_relay_has_no_share_and_no_rate(pool: records.Pool) -> None:
     assert relayed.kind is MessageType.OFFER
 
 
+@pytest.mark.parametrize("fields", [{}, {"giaddr": FIRST + 100}, {"hlen": 8}], ids=["direct", "as a relay", "hardware"])
+def test_nobody_has_us_inform_another_guest(bridge: Bridge, fields: dict[str, int]) -> None:
+    mine = bridge.bind("a").address
+    eve = EVE + b"xx" if "hlen" in fields else EVE
+    assert bridge.say("b", MessageType.INFORM, eve, ciaddr=mine, **fields).reason is Reason.FORGED
+    assert bridge.say("b", MessageType.INFORM, eve, ciaddr=FIRST + 90, **fields).reason is Reason.INFORMED
+    assert bridge.say("a", MessageType.INFORM, ciaddr=mine).reason is Reason.INFORMED
+    bridge.unplug("a")
+    assert bridge.say("b", MessageType.INFORM, eve, ciaddr=mine, **fields).reason is Reason.INFORMED, "nobody is there"
+
+
 def test_a_guest_that_plays_relay_has_its_share_and_no_more(bridge: Bridge) -> None:
     got = [
         bridge.say("a", MessageType.DISCOVER, mac(number), source=EVE, giaddr=FIRST + 100).reason
