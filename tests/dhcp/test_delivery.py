@@ -63,6 +63,8 @@ WAYS = [  # kind of answer, fields of the question -> MAC, address and port that
     (NAK, {}, EVERYBODY, 0xFFFFFFFF, 68),
     (INFORM, {}, ME, FIRST + 90, 68),
     (INFORM, {"ciaddr": 0}, ME, FIRST + 90, 68),
+    (OFFER, {"hlen": 8}, EVERYBODY, 0xFFFFFFFF, 68),  # no frame can be sent to such an address
+    (INFORM, {"hlen": 8}, ME, FIRST + 90, 68),  # but whoever has one of IP can be asked for another
     (OFFER, {"giaddr": RELAY}, ME, RELAY, 67),
     (ACK, {"giaddr": RELAY}, ME, RELAY, 67),
     (NAK, {"giaddr": RELAY}, ME, RELAY, 67),
@@ -104,7 +106,9 @@ def test_a_reply_arrives_where_4_1_sends_it(
     assert frame[IP].ihl == 5
     assert len(frame) == 14 + frame[IP].len
     assert frame[UDP].len == frame[IP].len - 20
-    if not fields.get("giaddr"):  # those of the kernel's own socket are filled in by hardware, where there is any
+    if not (
+        fields.get("giaddr") or (kind is INFORM and "hlen" in fields)
+    ):  # those of the kernel's own socket are filled in by hardware, where there is any
         again = Ether(bytes(frame))
         del again[IP].chksum, again[UDP].chksum
         again = Ether(bytes(again))
@@ -134,6 +138,17 @@ def test_what_is_sent_to_everybody_or_to_us_is_read(
     with serving(node, Server(book, pool)):
         heard = node.of_guest(guest, lambda: exchange(ask, 0, 2.0 if read else 0.4, target))
     assert (heard is not None) == read
+
+
+def test_another_subnet_has_another_broadcast_address_after_a_reload(
+    node: Any, book: Any, pool_of: Any, serving: Any, guest: str, eventually: Any
+) -> None:
+    server = Server(book, pool_of(20))
+    with serving(node, server):
+        assert node.of_guest(guest, lambda: exchange(packet(DISCOVER), 0, 0.4, "172.20.100.127")) is None
+        server.reload(pool_of(20, subnet="172.20.100.0/25"))
+        eventually(lambda: node.of_guest(guest, lambda: exchange(packet(DISCOVER), 0, 0.4, "172.20.100.127")))
+        assert node.of_guest(guest, lambda: exchange(packet(DISCOVER), 0, 0.4, "172.20.100.255")) is None
 
 
 def test_4_1_a_reply_goes_to_port_68_whatever_port_asked(
