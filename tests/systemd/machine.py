@@ -77,12 +77,15 @@ def nspawn() -> Path:
     """Return the program, of this machine or of the unpacked package. Raises NodeError where it cannot be had."""
     if found := shutil.which("systemd-nspawn"):
         return Path(found)
-    program = vm.CACHE / "systemd-container/usr/bin/systemd-nspawn"
+    # It shares a library with this machine's systemd, so it has to be of the same version.
+    said = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=True).stdout
+    kept = vm.CACHE / f"systemd-container-{said.split()[1]}"
+    program = kept / "usr/bin/systemd-nspawn"
     if not program.exists():
         vm.CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=vm.CACHE) as place:
             package.unpack("systemd-container", Path(place))
-            shutil.copytree(Path(place) / "usr", vm.CACHE / "systemd-container/usr", dirs_exist_ok=True)
+            shutil.copytree(Path(place) / "usr", kept / "usr", dirs_exist_ok=True)
     return program
 
 
@@ -152,7 +155,7 @@ class Machine:
             return json.loads(connection.getresponse().read())
 
 
-def eventually(what: Callable[[], T], seconds: float = 20.0, why: Callable[[], str] = str) -> T:
+def eventually(what: Callable[[], T], seconds: float = 60.0, why: Callable[[], str] = str) -> T:
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, f"it did not come to pass: {why()}"
@@ -171,7 +174,7 @@ def booted(lab: Lab, place: Path, program: Path) -> Iterator[Machine]:
         console = place / "console.log"
         channel = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         channel.bind(str(place / "ready"))
-        channel.settimeout(30)
+        channel.settimeout(60)
         environment = {
             "PATH": os.environ["PATH"],
             "NOTIFY_SOCKET": str(place / "ready"),
@@ -187,7 +190,8 @@ def booted(lab: Lab, place: Path, program: Path) -> Iterator[Machine]:
             "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "1",
             "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
         }
-        line = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _BOOT]
+        # It ends with us, also when we are killed.
+        line = ["setpriv", "--pdeathsig", "TERM", "unshare", "--mount", "--propagation", "private", "sh", "-c", _BOOT]
         with console.open("w") as out:
             spawn = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment)
         try:
