@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
@@ -84,3 +86,27 @@ def test_reservations_and_settings_reach_a_guest_after_a_reload(node, book, pool
         assert "hostname=db" in said
         server.release(MAC.format(1))
     assert node.routes() == set()
+
+
+def test_the_loop_gives_a_sign_of_life_each_second_and_none_while_it_hangs(node, book, pool, serving):
+    beats, hangs, go_on = [], threading.Event(), threading.Event()
+
+    def hang(addresses):
+        hangs.set()
+        go_on.wait(10)
+
+    server = Server(book, pool, beat=beats.append)
+    server._reroute = hang  # an order that does not come to an end
+    with serving(node, server):
+        time.sleep(2.5)
+        assert len(beats) in (2, 3, 4) and beats == sorted(beats)
+        asking = threading.Thread(target=server.reroute, args=([],))
+        asking.start()
+        assert hangs.wait(5)
+        before = len(beats)
+        time.sleep(1.5)
+        assert len(beats) == before, "systemd is to notice"
+        go_on.set()
+        asking.join()
+        time.sleep(1.5)
+        assert len(beats) > before
