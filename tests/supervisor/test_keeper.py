@@ -1,0 +1,49 @@
+"""What keeps the node right: what could not be put right is a reason for an operator, for as long as it is so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+
+from cocoon_net import world
+from cocoon_net.clock import SystemClock
+from cocoon_net.errors import NodeError, WorldError
+from cocoon_net.records import Pool
+from cocoon_net.site import Site
+from cocoon_net.store import open_database
+from cocoon_net.supervisor.keeper import Keeper
+
+POOL = Pool(IPv4Network("172.20.100.0/24"), IPv4Address("172.20.100.1"), (), (IPv4Address("172.20.100.2"),), 1500)
+
+
+@pytest.fixture
+def keeper(tmp_path: Path) -> Iterator[Keeper]:
+    site = Site(tmp_path / "state", tmp_path / "cni", tmp_path / "run")
+    site.state_dir.mkdir()
+    with closing(open_database(site.database)) as database:
+        yield Keeper(site, database, SystemClock(), lambda: POOL, skip_firewall=False)
+
+
+def test_a_node_that_nobody_provisioned_is_left_alone(keeper: Keeper) -> None:
+    assert keeper.reassert() == [] and keeper.reasons == ()
+
+
+def test_what_could_not_be_put_right_is_a_reason_until_it_is(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tried(**steps: WorldError | None) -> tuple[str, ...]:
+        monkeypatch.setattr(world, "reassert", lambda *places, **how: steps)
+        keeper.reassert()
+        return keeper.reasons
+
+    assert tried(bridge=None, sysctl=NodeError("no such setting")) == ("no such setting",)
+    assert tried(bridge=None) == ("no such setting",), "nobody looked at it again"
+    assert tried(bridge=NodeError("no bridge"), sysctl=NodeError("still none")) == ("still none", "no bridge")
+    assert tried(bridge=None, sysctl=None) == ()
+
+
+def test_a_pool_that_is_withdrawn_as_a_whole_is_served_as_it_is(keeper: Keeper) -> None:
+    keeper._withdrawn = frozenset(POOL.addresses)
+    assert keeper.served() == POOL
