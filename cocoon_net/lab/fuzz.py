@@ -1,9 +1,9 @@
 """Fuzzes the DHCP server in this process: frames in, the whole way of a batch, replies out; time passes, it restarts.
 
 ``scripts/dhcp-fuzz [--seconds 60] [--seed N] [--keep N]``. Whatever broke is printed with the seed, which leads there
-again, and the datagrams of its batch, as files of ``tests/dhcp/corpus``. Datagrams that were answered in a way not seen
-before are built upon; ``--keep`` writes them to the corpus. Needs no root: kernel and sockets are left out, the book is
-a real one.
+again, and the datagram that does it alone, or all of its batch, as files of ``tests/dhcp/corpus``. Datagrams that were
+answered in a way not seen before are built upon; ``--keep`` writes them to the corpus. Needs no root: the kernel
+and sockets are left out, the book is a real one.
 """
 
 from __future__ import annotations
@@ -196,11 +196,13 @@ class Fuzzer:
         self.new: dict[str, bytes] = {}
         """The first datagram of each outcome."""
         self.reasons: Counter[str] = Counter()
+        self.said: list[tuple[bytes, str]] = []
+        """The last batch: datagrams and the ports that they came in by."""
         self.datagrams = self.batches = 0
 
     def batch(self) -> None:
         """Say a batch of datagrams and look at what came of it. Raises Broken, and whatever is raised."""
-        said = [(data := self.mutations.next(), self.mutations.port(data)) for _ in range(BATCH)]
+        said = self.said = [(data := self.mutations.next(), self.mutations.port(data)) for _ in range(BATCH)]
         frames = [broadcast(data[28:34].ljust(6, b"\2"), data) for data, _ in said]
         self.world.hear(said, frames)
         for data, port in said:
@@ -231,6 +233,21 @@ class Fuzzer:
             self.mutations.keep(data)
 
 
+def guilty(said: Sequence[tuple[bytes, str]]) -> list[tuple[bytes, str]]:
+    """Return the first datagram that breaks a server which has heard nothing else; all of them when none does."""
+    for data, port in said:
+        with tempfile.TemporaryDirectory() as directory:
+            try:
+                asked = World(Path(directory), rapid=False).hear(
+                    [(data, port)], [broadcast(data[28:34].ljust(6), data)]
+                )
+                for packet in asked:
+                    oracle.check_read(data, packet)
+            except Exception:
+                return [(data, port)]
+    return list(said)
+
+
 def main() -> int:
     """Parse flags, fuzz, print."""
     parser = argparse.ArgumentParser(prog="scripts/dhcp-fuzz", description=(__doc__ or "").splitlines()[0])
@@ -246,15 +263,12 @@ def main() -> int:
         fuzzer = Fuzzer(Path(directory), CORPUS, seed)
         began = time.monotonic()
         while time.monotonic() - began < options.seconds:
-            state = fuzzer.mutations._random.getstate()
             try:
                 fuzzer.batch()
             except Exception as error:
                 print(f"broken in batch {fuzzer.batches} of --seed {seed}: {type(error).__name__}: {error}")
-                fuzzer.mutations._random.setstate(state)
-                for _ in range(BATCH):
-                    data = fuzzer.mutations.next()
-                    print(text(data, f"said at {fuzzer.mutations.port(data)}", "?"))
+                for data, port in guilty(fuzzer.said):
+                    print(text(data, f"said at {port}", "?"))
                 return 1
         took = time.monotonic() - began
     reasons = ", ".join(f"{count} {reason}" for reason, count in fuzzer.reasons.most_common())

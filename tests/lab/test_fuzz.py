@@ -11,10 +11,12 @@ import pytest
 from cocoon_net.dhcp import exchange, wire
 from cocoon_net.dhcp.book import Book
 from cocoon_net.dhcp.decision import Decision
+from cocoon_net.dhcp.options import MessageType
 from cocoon_net.dhcp.reply import render
 from cocoon_net.dhcp.routes import Routes
-from cocoon_net.lab.fuzz import CORPUS, Fuzzer
+from cocoon_net.lab.fuzz import CORPUS, Fuzzer, guilty
 from cocoon_net.lab.oracle import Broken
+from tests.dhcp.story import packet
 
 BATCHES = 60
 
@@ -58,6 +60,14 @@ decode = wire.decode
 def hasty(data: bytes, port: str = "") -> wire.Packet | wire.Malformed:
     read = decode(data, port)
     return read if isinstance(read, wire.Malformed) else read._replace(siaddr=0)
+
+
+def test_the_datagram_that_breaks_it_alone_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = (wire.encode(packet(MessageType.DISCOVER, client_id=name)) for name in (b"", b"identity"))
+    said = [(good, "tap1"), (bad, "tap2"), (good, "tap3")]
+    assert guilty(said) == said, "nothing is broken"
+    monkeypatch.setattr(exchange, "render", without_identifier)
+    assert guilty(said) == [(bad, "tap2")]
 
 
 @pytest.mark.parametrize(
