@@ -189,6 +189,7 @@ def tune(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA busy_timeout = 10000")
+    connection.execute("PRAGMA cache_size = -512")  # KB of each connection: the kernel has the file in memory as well
 
 
 def _lost(path: Path) -> bool:

@@ -66,6 +66,11 @@ class Station:
             raise RuntimeError(f"{' '.join(words)}: {done.returncode}: {done.stderr}")
         return done.stdout
 
+    def cloud(self, action: str, **params: Any) -> Any:
+        """Call the lab's cloud as an operator with the console would. Raises RuntimeError."""
+        words = [f"{key}={json.dumps(value)}" for key, value in params.items()]
+        return json.loads(self.lab("call", "node1", action, *words))
+
     def ip(self, *words: str) -> str:
         """Run ip(8) for the node's namespace. Raises CalledProcessError."""
         return subprocess.run(["ip", "-n", self.space, *words], check=True, capture_output=True, text=True).stdout

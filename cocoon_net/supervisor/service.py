@@ -209,6 +209,7 @@ class Service:
 
         # A connection of its own: nobody else's transaction can hold a promise up.
         own = parts.enter_context(contextlib.closing(open_database(self._site.database)))
+        own.execute("PRAGMA cache_size = -2000")  # SQLite's own number: each lease writes
         server = Server(
             Book(own),
             self._keeper.served(),

@@ -8,7 +8,6 @@ import os
 import re
 import sqlite3
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,14 +36,6 @@ class Node(Station):
         assert done.stdout, done.stderr
         return done.returncode, json.loads(done.stdout)
 
-    def cloud(self, action: str, **params: Any) -> Any:
-        """Call the lab's cloud as an operator with the console would."""
-        words = [f"{key}={json.dumps(value)}" for key, value in params.items()]
-        line = [sys.executable, "-m", "cocoon_net", "lab", "call", "--name", self.name, "node1", action, *words]
-        done = subprocess.run(line, env=self.environment(), capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
     @contextlib.contextmanager
     def auditing(self, every: str = "1") -> Iterator[Path]:
         """Have a daemon that audits every so many seconds; yields its log."""
@@ -66,10 +57,7 @@ class Node(Station):
 
     def guest(self, name: str) -> str:
         """Add a guest; returns the address that it got."""
-        lab = [sys.executable, "-m", "cocoon_net", "lab", "guest", "add", "--name", self.name]
-        done = subprocess.run([*lab, "node1", name], env=self.environment(), capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        return re.search(r"172\.20\.100\.\d+", done.stdout)[0]  # type: ignore[index]
+        return re.search(r"172\.20\.100\.\d+", self.lab("guest", "add", "node1", name))[0]  # type: ignore[index]
 
     def interfaces(self) -> list[dict[str, Any]]:
         """Return our interfaces as the cloud has them."""

@@ -16,31 +16,26 @@ from typing import Any
 
 import pytest
 
-from cocoon_net.lab.cloud import Admin
+from cocoon_net.lab.station import Station
 
 SPEC = ("--platform", "volcengine", "--node-name", "cocoon-pool", "--subnet", "172.20.100.0/24", "--pool-size", "40")
 
 
 @dataclass
-class Node:
+class Node(Station):
     """node1 of one lab, with its cloud."""
 
-    name: str
-    directory: Path
     stuck: bool = False
     """Whether an interface will never come to rest: nothing can be torn down any more, the lab goes as a whole."""
 
-    def line(self, *words: str, **settings: str) -> list[str]:
-        product = [sys.executable, "-m", "cocoon_net"]
+    def typed(self, *words: str, **settings: str) -> list[str]:
+        """Return the line that runs a command of ours, with settings of its environment."""
         around = ["env", *(f"{name}={value}" for name, value in settings.items())]
-        return [*product, "lab", "exec", "--name", self.name, "node1", "--", *around, *product, *words]
-
-    def environment(self) -> dict[str, str]:
-        return {**os.environ, "COCOON_NET_LAB_DIR": str(self.directory)}
+        return self.line(*around, sys.executable, "-m", "cocoon_net", *words)
 
     def __call__(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         """Type a command and wait for its end."""
-        done = subprocess.run(self.line(*words), capture_output=True, text=True, timeout=90, env=self.environment())
+        done = subprocess.run(self.typed(*words), capture_output=True, text=True, timeout=90, env=self.environment())
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
         return done
@@ -49,28 +44,16 @@ class Node:
         """Type a command, with settings of its environment, and look at it while it runs."""
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            self.line(*words, **settings), stdout=pipe, stderr=pipe, text=True, env=self.environment()
+            self.typed(*words, **settings), stdout=pipe, stderr=pipe, text=True, env=self.environment()
         )
-
-    def cloud(self, action: str, **params: Any) -> Any:
-        """Call the lab's cloud as an operator with the console would."""
-        words = [f"{key}={json.dumps(value)}" for key, value in params.items()]
-        line = [sys.executable, "-m", "cocoon_net", "lab", "call", "--name", self.name, "node1", action, *words]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=60, env=self.environment())
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
 
     def asked(self, *words: str) -> Any:
         """Type a command that answers in JSON."""
         return json.loads(self(*words, "--json").stdout)
 
     @property
-    def admin(self) -> Admin:
-        return Admin(self.directory / self.name / "cloud" / "admin.sock")
-
-    @property
     def database(self) -> Path:
-        return self.directory / self.name / "node1" / "state" / "cocoon-net.db"
+        return self.home / "state" / "cocoon-net.db"
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Read the database as another process would."""
@@ -112,15 +95,11 @@ def spec() -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Node]:
     node = Node(f"w{os.getpid() % 100000}", tmp_path_factory.mktemp("lab"))
-    command = [sys.executable, "-m", "cocoon_net", "lab"]
-    up = subprocess.run(
-        [*command, "up", "--name", node.name, "--nodes", "1"], env=node.environment(), capture_output=True, text=True
-    )
-    assert up.returncode == 0, up.stderr
+    node.lab("up", "--nodes", "1")
     try:
         yield node
     finally:
-        subprocess.run([*command, "down", "--name", node.name], env=node.environment(), check=True)
+        node.lab("down")
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ def test_on_a_terminal_it_is_redrawn_and_ctrl_c_ends_only_the_watching(
     screen, line = os.openpty()
     fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     watching = subprocess.Popen(
-        [sys.executable, "-c", TERMINAL, *node.line("workflow", "show", "--watch")],
+        [sys.executable, "-c", TERMINAL, *node.typed("workflow", "show", "--watch")],
         stdin=line, stdout=line, stderr=line, env=node.environment(), start_new_session=True,
     )  # fmt: skip
     os.close(line)
