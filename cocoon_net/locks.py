@@ -1,8 +1,8 @@
 """The locks of whoever acts on a node, and what becomes of them when he dies, hangs, or wakes up too late.
 
 The lock is a ``flock``: the kernel frees it with the last descriptor, however the process ends. The line in the file
-says who holds it. A holder that is certainly dead (another boot, or no process of that number and start time: only a
-child of its holds the descriptor still) is replaced without asking. One that lives and hangs loses its lock only by
+says who holds it. A holder that is certainly dead (no process of that number and start time: only a child of its
+holds the descriptor still) is replaced without asking. One that lives and hangs loses its lock only by
 ``unlock``, with the lock's exact id: the file is taken away, the next one locks a new one, and the old holder finds
 at ``Lock.require`` that the file at the path is not the one it has open, and may do nothing more.
 
@@ -50,12 +50,12 @@ class Holder:
 
     @property
     def dead(self) -> bool:
-        """Whether it certainly is. Unknown is not dead: an older version's line, another pid namespace."""
-        if not self.boot:
-            return False
-        if self.boot != _boot():
-            return True
-        return self.space == _space() and _started(self.pid) != self.started
+        """Whether it certainly is, where its lock is held. Unknown is not dead: an older version, another pid namespace.
+
+        Nor is one with another boot id: no ``flock`` outlives a boot, so it is one who sees another /proc (a service's
+        sandbox inside of a container whose boot id is its own), or another machine on the same disk.
+        """
+        return self.boot == _boot() and self.space == _space() and _started(self.pid) != self.started
 
     def __str__(self) -> str:
         since = f", since {self.since}" if self.since else ""

@@ -95,18 +95,29 @@ def test_a_child_of_the_dead_that_still_has_the_descriptor_keeps_nobody_out(path
     ("change", "dead"),
     [
         ({}, False),
-        ({"boot": "another"}, True),
+        ({"boot": "another", "started": 1}, False),
         ({"started": 1}, True),
         ({"pid": 4_194_305}, True),
         ({"pid": 4_194_305, "space": "pid:[1]"}, False),
         ({"pid": 4_194_305, "boot": ""}, False),
     ],
-    ids=["itself", "before the boot", "its number given to another", "gone", "in another container", "of 0.0.x"],
+    ids=["itself", "of another boot id", "its number given to another", "gone", "in another container", "of 0.0.x"],
 )
 def test_unknown_is_not_dead(path: Path, change: dict[str, str | int], dead: bool) -> None:
     with locked(path, what="x", owner="y"):
         line = json.loads(path.read_text()) | change
     assert Holder(**line).dead is dead
+
+
+def test_one_who_lives_and_sees_another_boot_id_is_not_robbed(path: Path) -> None:
+    with another(path) as process:
+        line = json.loads(path.read_text()) | {"boot": "that of its container"}
+        path.write_text(json.dumps(line) + "\n")
+        with pytest.raises(Locked, match=f"pid {process.pid}"), locked(path, what="x", owner="y"):
+            pass
+        assert holder(path) is not None
+        out, _ = process.communicate("act\n", timeout=30)
+        assert "acted" in out
 
 
 def test_a_corpse_that_nobody_buried_is_dead(path: Path) -> None:
