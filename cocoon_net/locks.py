@@ -50,7 +50,7 @@ class Holder:
 
     @property
     def dead(self) -> bool:
-        """Whether it certainly is, where its lock is held. Unknown is not dead: an older version, another pid namespace.
+        """Whether it certainly is, where its lock is held. Unknown is not dead: an older version, another pid space.
 
         Nor is one with another boot id: no ``flock`` outlives a boot, so it is one who sees another /proc (a service's
         sandbox inside of a container whose boot id is its own), or another machine on the same disk.
