@@ -95,6 +95,10 @@ def of_node(kind: Kind, changes: Iterable[Planned], *, repaired: bool) -> list[S
     return [_changed(kind, planned, source, auto if repaired else _calls(planned)) for planned in changes]
 
 
+MENDABLE = (Kind.LINK_DOWN, Kind.ROUTE_MISSING, Kind.BRIDGE, Kind.SYSCTL, Kind.FIREWALL)
+"""What a notice of the kernel can lead to."""
+
+
 def of_mended(change: Change) -> Sighting:
     """Tell what the service put right of itself, by what it changed."""
     kind = Kind.LINK_DOWN if change.step == "links" else STEPS[change.step]

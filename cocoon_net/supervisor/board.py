@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from cocoon_net import records
+from cocoon_net.audit.comparison import MENDABLE
 from cocoon_net.audit.finding import Kind
 from cocoon_net.dhcp import guard
 from cocoon_net.dhcp.decision import Reason
@@ -75,6 +76,7 @@ def readings(
     room: Mapping[str, int],
     findings: Mapping[str, int],
     audited: tuple[datetime, float] | None,
+    mended: Mapping[Kind, int],
 ) -> Readings:
     """Return what is measured at this moment."""
     refused = sum(snapshot.decided.get(reason.value, 0) for reason in REFUSALS)
@@ -104,4 +106,5 @@ def readings(
         workflow=workflow,
         findings={kind: findings.get(kind, 0) for kind in Kind},
         audited=audited,
+        mended={kind: mended.get(kind, 0) for kind in MENDABLE},
     )

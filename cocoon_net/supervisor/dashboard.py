@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cocoon_net import records
+from cocoon_net.audit.finding import Kind
 from cocoon_net.audit.register import Register
 from cocoon_net.clock import Clock
 from cocoon_net.engine.journal import Journal
@@ -48,9 +49,10 @@ class Dashboard:
         feed: Feed,
         pool: Callable[[], records.Pool],
         survey: Callable[[], Survey | None],
+        mended: Callable[[], Mapping[Kind, int]],
     ) -> None:
         self._site, self._clock, self._life, self._server = site, clock, life, server
-        self._narrator, self._pool, self._survey = narrator, pool, survey
+        self._narrator, self._pool, self._survey, self._mended = narrator, pool, survey, mended
         self.feed = feed
         self._lock = threading.Lock()
         self._database: Database | None = None
@@ -77,6 +79,7 @@ class Dashboard:
                 room=view.room(journal, len(self._pool().addresses)),
                 findings=register.counts(),
                 audited=register.last(),
+                mended=self._mended(),
             )
 
     def view(self) -> dict[str, Any]:

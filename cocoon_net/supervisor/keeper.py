@@ -7,6 +7,7 @@ for routes, leases.json and the pool. What it could not put right it holds as ``
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -59,6 +60,8 @@ class Keeper:
         self._drift: tuple[str, ...] = ()
         self._differences: tuple[str, ...] = ()
         self.server: Server | None = None
+        self.mended: Counter[Kind] = Counter()
+        """How often a notice of the kernel led to a repair, by what was wrong."""
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -105,6 +108,7 @@ class Keeper:
                 self._plug(stir)
             if sightings:
                 self._register.mended(sightings, at)
+                self.mended.update(one.kind for one in sightings)
         except (CocoonError, sqlite3.Error) as error:
             logger.error("what changed could not be put right: {}", getattr(error, "message", error))
             return None

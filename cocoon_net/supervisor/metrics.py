@@ -63,6 +63,8 @@ class Readings:
     """``commit``, ``route``: what could not be had, so that nothing was promised; ``send``; ``mute`` of a port."""
     api: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(action, code) -> calls of the cloud's API, whoever made them; no code is success."""
+    mended: Mapping[str, int] = field(default_factory=dict)
+    """Kind of finding -> what others changed in the kernel and was put right at once."""
     times: Mapping[str, Times] = field(default_factory=dict)
     """``offer``, ``ack``, ``commit``, ``netlink``."""
 
@@ -147,6 +149,12 @@ class _Collector:
                 family.add_metric([value], values[value])
             yield family
 
+        mended = CounterMetricFamily(
+            "cocoon_net_mended", "What others changed in the kernel and was put right at once.", labels=["kind"]
+        )
+        for kind in sorted(now.mended):
+            mended.add_metric([kind], now.mended[kind])
+        yield mended
         calls = CounterMetricFamily(
             "cocoon_net_api_calls",
             "Calls of the cloud's API by runs, the daemon's audits and gc.",

@@ -187,6 +187,7 @@ class Service:
             self._feed,
             lambda: self._pool,
             lambda: self._survey,
+            lambda: self._keeper.mended,
         )
         parts.callback(seen.close)
         if self._options.control:

@@ -35,7 +35,9 @@ def test_every_reason_is_counted_and_every_reply_is_timed(
     with serving(node, Server(book, pool)) as server:
         node.of_guest(guest, ask)
         life = Lifecycle(lambda *_: None, lambda *_: None, lambda *_: None)
-        seen = readings(6, life, server.snapshot(), None, {}, workflow={}, room={}, findings={}, audited=None)
+        seen = readings(
+            6, life, server.snapshot(), None, {}, workflow={}, room={}, findings={}, audited=None, mended={}
+        )
     assert {"bound": 3, "renewed": 3, "offered": 3}.items() <= seen.decisions.items()
     assert seen.decisions.keys() == {reason.name.lower() for reason in Reason}
     assert seen.malformed["short"] == 1 and seen.malformed["frame"] == 0

@@ -31,6 +31,7 @@ READINGS = Readings(
     sent={"offer": 8, "ack": 6, "nak": 1},
     findings={"link-down": 2, "clock": 0},
     audited=(datetime(2026, 1, 1, tzinfo=UTC), 0.25),
+    mended={"bridge": 3},
     workflow={
         "workflow": "init",
         "error": "the quota is used up",
@@ -56,6 +57,7 @@ def test_the_go_names_and_labels_are_kept_and_ours_stand_beside_them() -> None:
         "# TYPE cocoon_net_dhcp_lease_total counter",
         'cocoon_net_dhcp_lease_total{result="ok"} 12.0',
         'cocoon_net_dhcp_lease_total{result="failed"} 3.0',
+        'cocoon_net_mended_total{kind="bridge"} 3.0',
         "# TYPE cocoon_net_dhcp_pool_available gauge",
         "cocoon_net_dhcp_pool_available 97.0",
         "# TYPE cocoon_net_dhcp_lease_active gauge",
