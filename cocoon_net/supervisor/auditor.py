@@ -37,7 +37,7 @@ DEADLINE = 150.0
 FIRST = 30.0
 """Seconds from the start of the service to the first pass: the guests of a node that boots come first."""
 
-MODEST_FOR = 20.0
+MODEST_FOR = 10.0
 """Seconds that a pass runs only where nobody else wants the processor (sched(7), SCHED_IDLE): whoever wakes up has it
 at once, while beside a nice process a guest's OFFER waits for the end of a time slice. A pass takes one second."""
 
