@@ -27,6 +27,12 @@ from pathlib import Path
 
 from cocoon_net.errors import CocoonError, Locked, Refused, SpecError, StoreError
 
+AUDIT = "audit --repair"
+"""The owner of the lock while an audit puts right what it finds; the daemon starts one every few minutes."""
+
+AUDIT_WITHIN = 180.0
+"""Seconds in which an audit ends: the daemon gives its own 150."""
+
 _PATIENCE = 1.0
 """Seconds to wait for the directory: whoever has it needs microseconds."""
 
@@ -97,19 +103,39 @@ class Lock:
 
 @contextlib.contextmanager
 def locked(
-    path: Path, *, what: str, owner: str, hint: str = "", say: Callable[[str], None] | None = None
+    path: Path,
+    *,
+    what: str,
+    owner: str,
+    hint: str = "",
+    say: Callable[[str], None] | None = None,
+    after_audit: bool = False,
 ) -> Iterator[Lock]:
     """Hold the lock at ``path``, for what ``owner`` names, until the end or our death.
 
     ``what`` begins the message of the Locked that is raised when another one lives; ``say`` is told when a dead one's
-    lock is taken over. Raises Refused, StoreError when the file cannot be written.
+    lock is taken over, and when an audit is waited for. ``after_audit``: an audit is, for it comes by itself and ends
+    soon, so nobody should have to type a command twice for it. Raises Refused, StoreError when the file cannot be
+    written.
     """
-    try:
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        with _latch(path.parent):
-            lock = _take(path, what, owner, hint, say or (lambda line: None))
-    except OSError as error:
-        raise refusal(path, error) from error
+    tell = say or (lambda line: None)
+    deadline = time.monotonic() + AUDIT_WITHIN
+    told = False
+    while True:
+        try:
+            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            with _latch(path.parent):
+                lock = _take(path, what, owner, hint, tell)
+            break
+        except OSError as error:
+            raise refusal(path, error) from error
+        except Locked as error:
+            if not after_audit or not error.owner.startswith(AUDIT) or time.monotonic() >= deadline:
+                raise
+            if not told:
+                tell(f"waiting for {error.owner} to end")
+                told = True
+        time.sleep(0.05)
     try:
         yield lock
     finally:

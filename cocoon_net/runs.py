@@ -71,7 +71,7 @@ def at(site: Site, workflow: str, *, bus: Bus, say: Say, clock: Clock | None = N
     Raises Refused without root, Locked when another command acts, StoreError when the state directory is unusable.
     """
     require_root(workflow)
-    with locked(site.run_lock, what=f"{workflow} cannot start", owner=workflow, say=say) as lock:
+    with locked(site.run_lock, what=f"{workflow} cannot start", owner=workflow, say=say, after_audit=True) as lock:
         database = open_sound(site, site.daemon_lock, say, who())
         try:
             yield Desk(site, database, Journal(database, who(), lock.require), bus, clock or SystemClock(), say)

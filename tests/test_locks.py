@@ -22,7 +22,8 @@ HOLD = """
 import os, sys, time
 from pathlib import Path
 from cocoon_net.locks import locked
-with locked(Path(sys.argv[1]), what="init cannot start", owner="init") as lock:
+owner = "audit --repair" if "audit" in sys.argv else "init"
+with locked(Path(sys.argv[1]), what="init cannot start", owner=owner) as lock:
     if "leave a child" in sys.argv and os.fork() == 0:
         time.sleep(60)
         os._exit(0)
@@ -63,6 +64,32 @@ def test_one_who_lives_is_named_with_the_ways_out(path: Path) -> None:
         assert raised.value.exit_code == os.EX_TEMPFAIL
         assert f"kill {process.pid}" in raised.value.hint
         assert f"cocoon-net workflow unlock {found.id}" in raised.value.hint
+
+
+def test_an_audit_is_waited_for_and_nobody_else(path: Path) -> None:
+    with another(path, "audit") as process:
+        said: list[str] = []
+
+        def end(line: str) -> None:
+            said.append(line)
+            assert process.stdin is not None
+            process.stdin.write("act\n")
+            process.stdin.flush()
+
+        with locked(path, what="x", owner="init", say=end, after_audit=True) as lock:
+            lock.require()
+        assert len(said) == 1 and said[0].startswith(f"waiting for audit --repair (pid {process.pid}, ")
+    with another(path, "audit"), pytest.raises(Locked), locked(path, what="x", owner="daemon"):
+        pass
+    with another(path), pytest.raises(Locked), locked(path, what="x", owner="init", after_audit=True):
+        pass
+
+
+def test_an_audit_that_does_not_end_is_not_waited_for_forever(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "AUDIT_WITHIN", 0.2)
+    refused = pytest.raises(Locked, match="audit --repair")
+    with another(path, "audit"), refused, locked(path, what="x", owner="init", after_audit=True):
+        pass
 
 
 def test_one_who_was_killed_needs_nobody_and_is_told_of(path: Path) -> None:

@@ -30,7 +30,7 @@ def audit(repair: bool, as_json: bool, skip_iptables: bool, **places: Any) -> No
     from cocoon_net.audit.audit import Audit, Wishes, tell
     from cocoon_net.clock import SystemClock
     from cocoon_net.events import Bus
-    from cocoon_net.locks import locked
+    from cocoon_net.locks import AUDIT, locked
     from cocoon_net.supervisor import takeover
     from cocoon_net.supervisor.presence import daemon_pid
 
@@ -38,7 +38,7 @@ def audit(repair: bool, as_json: bool, skip_iptables: bool, **places: Any) -> No
     runs.require_root("an audit", "changes" if repair else "reads")
     with contextlib.ExitStack() as stack:
         if repair:
-            stack.enter_context(locked(site.run_lock, what="the audit cannot repair", owner="audit --repair"))
+            stack.enter_context(locked(site.run_lock, what="the audit cannot repair", owner=AUDIT))
         desk = stack.enter_context(runs.glance(site, "an audit", bus=Bus(), say=lambda line: None))
         found = takeover.stands_as_found(desk.database)
         wishes = Wishes(repair, skip_iptables, as_found=found, daemon=daemon_pid(site))

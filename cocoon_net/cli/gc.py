@@ -154,7 +154,7 @@ def _desk(site: Site, dry_run: bool) -> Iterator[Desk]:
             from cocoon_net.locks import locked
 
             runs.require_root("gc")
-            stack.enter_context(locked(site.run_lock, what="gc cannot start", owner="gc", say=say))
+            stack.enter_context(locked(site.run_lock, what="gc cannot start", owner="gc", say=say, after_audit=True))
         hold = runs.glance if looks_only else runs.at
         yield stack.enter_context(hold(site, "gc", bus=Bus(), say=say))
 

@@ -377,3 +377,8 @@ def test_roots_own_manager_runs_it_in_the_same_sandbox(node: Machine) -> None:
     assert (int(status["CapEff"], 16), status["Seccomp"]) == (1 << 10 | 1 << 12 | 1 << 13, "2")
     assert written(node, pid, CONFLIST) and not written(node, pid, "/proc/sys/kernel/panic")
     node.run(*mine, "systemctl", "--user", "stop", UNIT)
+
+
+def test_the_services_audits_are_in_no_commands_way(node: Machine) -> None:
+    codes = [node.product(*INIT, check=False).returncode for _ in range(8)]
+    assert codes == [0] * 8
