@@ -49,10 +49,13 @@ class Allocator:
         """Cooling addresses that anybody could be given and that are not on offer, the longest first."""
         self._returned: set[int] = set()
         """Cooling addresses that their clients gave back. A restart forgets it, and they cool like others."""
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(sorted(pool.members.difference(pool.owners)))
+        known = sorted(leases, key=lambda lease: lease.since)
+        unused = pool.members.difference(pool.owners, (lease.address for lease in known))
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(sorted(unused))
+        """The longest unused first: those that nobody ever had, then by when they became free."""
         self._timers: list[tuple[int, int]] = []
         self._scheduled: dict[int, int] = {}
-        for lease in sorted(leases, key=lambda lease: lease.since):
+        for lease in known:
             self.put(lease)
 
     def held(self, client: Client) -> Lease | None:

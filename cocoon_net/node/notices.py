@@ -77,18 +77,26 @@ class Notices:
             self.sockets = [self._routing]
             with contextlib.suppress(NodeError):  # a kernel without nf_tables: audits see rules that change
                 self.sockets.append(stack.enter_context(_open(_NETFILTER, _RULES)))
+            self._waker, self._woken = (stack.enter_context(one) for one in socket.socketpair())
             self._close = stack.pop_all().close
         self._learn()
 
     def wait(self, seconds: float) -> Stir:
-        """Return what changed, as soon as something did; nothing after so many seconds."""
-        ready, _, _ = select.select(self.sockets, [], [], seconds)
+        """Return what changed, as soon as something did; nothing after so many seconds, or when somebody wakes us."""
+        ready, _, _ = select.select([*self.sockets, self._woken], [], [], seconds)
         stir = Stir()
+        if self._woken in ready:
+            ready.remove(self._woken)
+            self._woken.recv(1)
         for one in ready:
             stir |= self._drain(one)
         if stir:
             self._learn()
         return stir
+
+    def wake(self) -> None:
+        """Have ``wait`` return; called by another thread."""
+        self._waker.send(b"\0")
 
     def close(self) -> None:
         """Close the sockets."""

@@ -31,6 +31,9 @@ TUG, WITHIN, TRUCE = 20, 60.0, 15.0
 REMEMBERED = 2_000
 """Repairs, so that thousands of routes at once take no more memory than that."""
 
+IDLE = 60.0
+"""Seconds between two looks at the clock while nothing is told."""
+
 AGAIN = 1.0
 """Seconds until it is tried again when a run is in the way, or a look failed."""
 
@@ -78,13 +81,14 @@ class Mender:
     def stop(self) -> None:
         """Listen no more; what is under way is ended by whoever does it."""
         self._stopping.set()
+        self._notices.wake()
         self._thread.join(5.0)
 
     def _run(self) -> None:
         left, mended = Stir(), deque[tuple[float, str]](maxlen=REMEMBERED)
         while not self._stopping.is_set():
             try:
-                stir = left | self._notices.wait(AGAIN if left else 0.5)
+                stir = left | self._notices.wait(AGAIN if left else IDLE)
                 if not stir:
                     continue
                 self._stopping.wait(GATHER)

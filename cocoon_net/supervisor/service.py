@@ -130,7 +130,7 @@ class Service:
                 self._reconcile(parts)
                 self._open(parts)
                 takeover.served(self._database)
-                self._life.serve(f"{len(self._pool.addresses)} addresses of {self._pool.subnet}")
+                self._life.serve(self._serving())
                 self._judge()
                 # What there is by now stays: no later look for cycles need read it again.
                 gc.collect()
@@ -345,6 +345,9 @@ class Service:
         context = self._survey.context if self._survey is not None else None
         return settled_links(context) if context is not None else ()
 
+    def _serving(self) -> str:
+        return f"{len(self._pool.addresses)} addresses of {self._pool.subnet}"
+
     def _judge(self) -> None:
         """Be degraded while something is wrong that an operator should look at."""
         reasons = self._keeper.reasons
@@ -354,7 +357,7 @@ class Service:
             if reason != self._life.reason or self._life.phase is not Phase.DEGRADED:
                 self._life.degrade(reason)
         elif self._life.phase is not Phase.SERVING:
-            self._life.recover()
+            self._life.recover(self._serving())
 
     # What is known
 

@@ -267,6 +267,21 @@ def test_what_has_not_been_used_for_the_longest_time_is_offered_first(pool_of: C
     assert [story.bind(mac) for mac in strangers] == [addresses[1], addresses[0], addresses[2]]
 
 
+def test_a_restart_does_not_forget_what_was_used_last(pool_of: Callable[..., records.Pool]) -> None:
+    story = Story(pool_of(3))
+    addresses = [story.bind(mac) for mac in (ALICE, BOB)]
+    for mac, address in ((BOB, addresses[1]), (ALICE, addresses[0])):
+        story.say(RELEASE, mac, ciaddr=address, server=SERVER)
+        story.wait(1)
+    for _ in range(70):
+        story.wait(1)
+    again = Story(pool_of(3))
+    again.table = Allocator(again.table.pool, story.table.leases.values())
+    strangers = (bytes((2, 0, 0, 0, 0, n)) for n in range(3))
+    (never,) = {int(one) for one in pool_of(3).addresses} - set(addresses)
+    assert [again.bind(mac) for mac in strangers] == [never, addresses[1], addresses[0]]
+
+
 def test_a_released_client_finds_its_address_again_until_it_was_needed(pool_of: Callable[..., records.Pool]) -> None:
     story = Story(pool_of(2))
     mine = story.bind(ALICE)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import select
+import threading
+import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -40,6 +42,12 @@ def listen(ear: Notices) -> Stir:
     while more := ear.wait(0.3):
         stir |= more
     return stir
+
+
+def test_who_waits_can_be_woken(heard: Notices) -> None:
+    threading.Timer(0.1, heard.wake).start()
+    began = time.monotonic()
+    assert not heard.wait(30.0) and time.monotonic() - began < 10.0
 
 
 def test_leases_come_and_go_and_nobody_is_woken(namespace: Any, heard: Notices) -> None:

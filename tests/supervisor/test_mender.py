@@ -32,6 +32,9 @@ class Ear:
             raise now
         return now
 
+    def wake(self) -> None:
+        pass
+
 
 def listening(ear: Ear, *outcomes: Mended, seconds: float = 1.0) -> list[Stir]:
     """What was asked to be mended."""
