@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 HISTORY = 100_000
 """Rows of history that are kept, about 8 MB."""
 
+FORGET_AFTER = 1_000
+"""Rows of history after which old ones go, in the same commit: guests that renew all day must not fill the disk."""
+
 PATIENCE = 1_000
 """Milliseconds to wait for another writer of the database: a client asks again after 4 s."""
 
@@ -40,6 +43,9 @@ _PUT = (
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _NOTE = "INSERT INTO history (at, address, mac, state, reason) VALUES (?, ?, ?, ?, ?)"
+_FORGET = (  # twice as many as have come, so that what is too much grows less and a commit does not take long
+    "DELETE FROM history WHERE id <= min((SELECT max(id) FROM history) - ?, (SELECT min(id) FROM history) + ?)"
+)
 _RESERVE = "INSERT OR REPLACE INTO reservations (mac, address, hostname, options, since) VALUES (?, ?, ?, ?, ?)"
 _LEASES = "SELECT address, state, ends, mac, since, client_id, hostname, port FROM leases"
 
@@ -63,6 +69,8 @@ class Book:
     def __init__(self, database: Database) -> None:
         self._connection = database.conn
         self._connection.execute(f"PRAGMA busy_timeout = {PATIENCE}")
+        self._fresh = 0
+        """Rows of history since old ones went."""
         self.commits = 0
         self.times = Histogram()
         """Of each commit, fsync and all."""
@@ -89,11 +97,15 @@ class Book:
         try:
             connection.execute("BEGIN IMMEDIATE")
             connection.executemany(_PUT, rows)
-            connection.executemany(_NOTE, notes)
+            fresh = self._fresh + connection.executemany(_NOTE, notes).rowcount
+            if fresh >= FORGET_AFTER:
+                connection.execute(_FORGET, (HISTORY, 2 * fresh))
+                fresh = 0
             connection.commit()
         except sqlite3.Error as error:
             self._abandon()
             raise trouble(error, f"{len(rows)} leases could not be written") from error
+        self._fresh = max(0, fresh)
         self.commits += 1
         self.times.observe(time.perf_counter() - began)
 

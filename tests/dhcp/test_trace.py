@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+from cocoon_net.dhcp import book as module
+from cocoon_net.dhcp.book import Book, Note
 from cocoon_net.dhcp.decision import Decision, Reason, silence
 from cocoon_net.dhcp.options import MessageType
 from cocoon_net.dhcp.trace import Trace
@@ -44,3 +48,34 @@ def test_what_was_decided_and_could_not_be_kept_shows_as_silence() -> None:
     trace.note(discover(A), Decision(Reason.BOUND, MessageType.ACK, 5), 100, Reason.UNKEPT)
     (one,) = trace.of(A)[0]
     assert (one.said, one.address, one.reason) == (0, 5, Reason.UNKEPT)
+
+
+def rows(book: Book) -> tuple[int, int]:
+    """How many rows the history has, and the time of the newest."""
+    count, newest = book._connection.execute("SELECT count(*), max(at) FROM history").fetchone()
+    return count, newest
+
+
+def note(book: Book, begin: int, count: int) -> None:
+    book.commit([], [Note(at, 1, "02:00:00:00:00:01", "bound", "renewed") for at in range(begin, begin + count)])
+
+
+def test_guests_that_renew_all_day_do_not_fill_the_disk(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HISTORY", 5_000)
+    for begin in range(0, 30_000, 300):
+        note(book, begin, 300)
+        assert rows(book)[0] <= 5_000 + module.FORGET_AFTER + 300
+    assert rows(book) == (pytest.approx(5_500, abs=1_000), 29_999)
+
+
+def test_a_history_that_is_far_too_long_gets_shorter_without_holding_anybody_up(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note(book, 0, 20_000)
+    monkeypatch.setattr(module, "HISTORY", 5_000)
+    before = rows(book)[0]
+    for begin in range(20_000, 25_000, 1_000):
+        note(book, begin, 1_000)
+        now = rows(book)[0]
+        assert before - 1_000 <= now + 1 <= before + 1, "twice as many as came, at the most"
+        before = now
