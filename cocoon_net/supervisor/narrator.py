@@ -28,7 +28,9 @@ from cocoon_net.events import (
     RouteInstalled,
     RouteWithdrawn,
 )
+from cocoon_net.records import BRIDGE
 from cocoon_net.supervisor.feed import Feed
+from cocoon_net.supervisor.refusals import Refusals, meaning
 
 PENDING = 200
 """Events that wait for their line at most: a boot storm of a node is told line by line."""
@@ -59,6 +61,7 @@ class Narrator:
         """Leases bound or renewed since the start."""
         self._pending: deque[Event] = deque()
         self._unwritten: Counter[str] = Counter()
+        self._refusals = Refusals()
         self._exhausted_at = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="narrator", daemon=True)
@@ -82,6 +85,10 @@ class Narrator:
             self.acknowledged += 1
             if kind is LeaseRenewed and not (self._verbose or self._feed.heard):
                 return
+        elif isinstance(event, RouteFailed):
+            if self._refusals.note(event, time.monotonic()):
+                self._pending.append(event)  # however many wait: there is one for each reason
+            return
         if len(self._pending) < PENDING:
             self._pending.append(event)
         else:
@@ -93,6 +100,8 @@ class Narrator:
             now = time.monotonic()
             allowed, then = min(float(PENDING), allowed + (now - then) * LINES), now
             allowed -= self._write(int(allowed))
+            if line := self._refusals.tell(now):
+                logger.warning("{}", line)
         self._write(PENDING)
 
     def _write(self, most: int) -> int:
@@ -136,7 +145,9 @@ class Narrator:
             case PortRefused(_, port, reason, mac, count):  # the guard says it once a minute
                 logger.bind(port=port, mac=mac, count=count).warning("not answered: {}", reason)
             case RouteFailed(_, address, code):
-                logger.bind(address=address, errno=code).error("the kernel refused a route")
+                said, advice = meaning(code)
+                fields = logger.bind(address=address, link=BRIDGE, errno=code)
+                fields.error("the kernel refused a route: {}; {}", said, advice)
             case RouteInstalled(_, address):
                 logger.bind(address=address).debug("route installed")
             case RouteWithdrawn(_, address):
@@ -154,7 +165,6 @@ _KINDS: dict[type[Event], str] = {
     PoolExhausted: "asked in vain",
     RouteInstalled: "routes installed",
     RouteWithdrawn: "routes withdrawn",
-    RouteFailed: "routes refused",
 }
 """What an event that got no line of its own is counted as."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +12,8 @@ from ipaddress import IPv4Address
 import pytest
 from loguru import logger
 
-from cocoon_net.events import Bus, LeaseBound, LeaseReleased, LeaseRenewed, PoolExhausted, RouteInstalled
-from cocoon_net.supervisor import narrator
+from cocoon_net.events import Bus, LeaseBound, LeaseReleased, LeaseRenewed, PoolExhausted, RouteFailed, RouteInstalled
+from cocoon_net.supervisor import narrator, refusals
 from cocoon_net.supervisor.narrator import Narrator
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -66,6 +67,46 @@ def test_an_exhausted_pool_is_complained_about_once_a_minute(lines: list[str]) -
     bus.publish([PoolExhausted(NOW, MAC)] * 50)
     teller.stop()
     assert lines == ["no address is free in the pool"]
+
+
+def test_a_bridge_that_is_made_anew_is_told_in_two_lines(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each lease's route is refused then, and tried again every second: a soak had 50 lines of it in one second."""
+    monkeypatch.setattr(refusals, "OVER", 0.3)
+    monkeypatch.setattr(narrator, "PENDING", 5)
+    bus = Bus()
+    teller = Narrator(bus)
+    teller.start()
+    for _ in range(3):
+        bus.publish([RouteFailed(NOW, A + number, errno.ENODEV) for number in range(50)])
+        time.sleep(0.15)
+    assert len(lines) == 1
+    assert lines[0].startswith("the kernel refused a route: No such device (ENODEV); cni0 is not there")
+    eventually(lambda: len(lines) == 2)
+    assert "refuses no route any more: it had refused the routes of 50 addresses, 150 refusals within 0." in lines[1]
+    bus.publish([RouteFailed(NOW, A, errno.ENODEV)])
+    eventually(lambda: len(lines) == 3)
+    teller.stop()
+    assert lines[2] == lines[0]
+
+
+def test_each_reason_is_told_and_what_goes_on_is_told_once_a_minute() -> None:
+    noted = refusals.Refusals()
+    one, other = RouteFailed(NOW, A, errno.ENODEV), RouteFailed(NOW, A + 1, errno.EPERM)
+    assert [noted.note(event, 1.0) for event in (one, one, other, other)] == [True, False, True, False]
+    assert noted.tell(1.0) == ""
+    for second in range(2, 125):
+        assert not noted.note(one, float(second))
+        due = second in (61, 121)
+        assert noted.tell(float(second)).startswith("the kernel goes on refusing the routes of 2 addresses") is due
+    assert noted.tell(124.0 + refusals.OVER - 0.1) == ""
+    assert "no route any more" in noted.tell(124.0 + refusals.OVER)
+    assert noted.tell(500.0) == "" and not noted.pending
+
+
+def test_whatever_the_reason_there_is_something_to_do_next() -> None:
+    for code in (errno.ENODEV, errno.ENETDOWN, errno.EIO, errno.EPERM, errno.ENOBUFS, errno.EEXIST, 9999):
+        said, advice = refusals.meaning(code)
+        assert errno.errorcode.get(code, "9999") in said and advice
 
 
 def test_a_storm_is_counted_and_holds_nobody_up(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
