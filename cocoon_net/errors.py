@@ -43,6 +43,11 @@ class CocoonError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def told(self) -> str:
+        """The message and what to do next, for one line of a log; ``cli.main`` prints them as two."""
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
 
 class SpecError(CocoonError):
     """What the operator asked for is wrong; ``problems`` lists all of it at once."""

@@ -110,7 +110,7 @@ def keep(path: Path, say: Say) -> None:
     try:
         back_up(path)
     except CocoonError as error:
-        say(f"no new backup of the database: {error.message}")
+        say(f"no new backup of the database: {error.told}")
 
 
 def _opened(path: Path) -> Database:

@@ -98,7 +98,7 @@ def unlock(site: Site, lock: str, *, say: Say) -> Holder:
             run = desk.journal.unfinished()
             desk.journal.record(Deed.UNLOCKED, desk.clock.now(), run=run, lock=lock, holder=str(found))
     except CocoonError as error:  # it fell asleep in a transaction, or somebody was faster: it is fenced all the same
-        say(f"not entered into the history: {error.message}")
+        say(f"not entered into the history: {error.told}")
     return found
 
 

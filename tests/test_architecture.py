@@ -96,6 +96,17 @@ def test_each_library_has_its_home(name: str, path: Path) -> None:
             assert any(name == home or name.startswith(f"{home}.") for home in homes), f"{name} imports {imported}"
 
 
+@pytest.mark.parametrize(("name", "path"), list(modules()), ids=lambda value: str(value) if value else "root")
+def test_what_is_logged_of_an_error_has_its_hint(name: str, path: Path) -> None:
+    """``error.told``: a message without what to do next leaves the person awake at night alone."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("logger."):
+            bare = [
+                ast.unparse(word) for word in node.args if isinstance(word, ast.Attribute) and word.attr == "message"
+            ]
+            assert not bare, f"{name}, line {node.lineno}: {bare[0]} without its hint"
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = "import sys; from cocoon_net.cli.main import run; run(['--help']); print('LOADED', *sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -157,7 +157,7 @@ class Exchange:
             time = self._clock.monotonic()
             if time >= self._complain_at:  # each client asks again and again
                 self._complain_at = time + _COMPLAIN_EVERY
-                logger.error("silent, for leases cannot be written: {}", settled.error.message)
+                logger.error("silent, for leases cannot be written: {}", settled.error.told)
         return settled
 
     def offer_held(self, ports: Ports, conflicts: Conflicts, time: float) -> None:

@@ -117,7 +117,7 @@ class LeaseFile:
                 self._write(self._path, data)
             except CocoonError as error:
                 self.failures += 1
-                logger.error("{} is not up to date: {}", self._path, error.message)
+                logger.error("{} is not up to date: {}", self._path, error.told)
             else:
                 self.writes += 1
 

@@ -269,7 +269,7 @@ class Server:
         try:
             self._crowded = self._exchange.hear(ports, self._conflicts) >= _CROWD
         except NodeTransient as error:
-            logger.warning("{}", error.message)
+            logger.warning("{}", error.told)
             self._close()
 
     def _listen(self, poller: select.poll, ports: Ports) -> set[int]:
@@ -305,7 +305,7 @@ class Server:
             self._open(watch)
         except CocoonError as error:
             if before is not None:
-                logger.warning("not serving: {}", error.message)
+                logger.warning("not serving: {}", error.told)
         else:
             logger.info("serving on {} (link {}), {} leases routed", self._link, watch.index, len(self._routes))
 
@@ -352,7 +352,7 @@ class Server:
         try:
             self._book.commit(leases, [Note(self._now(), 0, "", "clock", f"jumped by {by} s")])
         except StoreError as error:
-            logger.error("the clock jumped by {} s, and the leases cannot be moved along: {}", by, error.message)
+            logger.error("the clock jumped by {} s, and the leases cannot be moved along: {}", by, error.told)
             return
         self._jumps.accept()
         self._table.shift(by)
@@ -364,7 +364,7 @@ class Server:
         try:
             self._book.trim()
         except StoreError as error:
-            logger.warning("{}", error.message)
+            logger.warning("{}", error.told)
 
     def _is_bound(self, address: int) -> bool:
         lease = self._table.leases.get(address)

@@ -152,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             answer = cast(_Server, self.server).route(self.command, self.path)
         except CocoonError as error:
-            logger.warning("{} {} failed: {}", self.command, self.path, error.message)
+            logger.warning("{} {} failed: {}", self.command, self.path, error.told)
             answer = refusal(500, error.message, error.hint)
         self.send_response(answer.status)
         if answer.status != 204:

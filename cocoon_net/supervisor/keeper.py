@@ -86,7 +86,7 @@ class Keeper:
                 continue
             # Guests that could be served must not wait for a rule or a setting.
             if self._unsettled.get(step) != error.message:
-                logger.error("the node could not be put right: {}", error.message)
+                logger.error("the node could not be put right: {}", error.told)
             self._unsettled[step] = error.message
         for change in changes:
             logger.info("put right: {}", describe(change))
@@ -110,7 +110,9 @@ class Keeper:
                 self._register.mended(sightings, at)
                 self.mended.update(one.kind for one in sightings)
         except (CocoonError, sqlite3.Error) as error:
-            logger.error("what changed could not be put right: {}", getattr(error, "message", error))
+            logger.error(
+                "what changed could not be put right: {}", error.told if isinstance(error, CocoonError) else error
+            )
             return None
         return None if later else frozenset(f"{one.kind} {one.key}" for one in sightings)
 
@@ -148,7 +150,9 @@ class Keeper:
             changed = self._register.record(seen)
             findings, withdrawn = self._register.open_findings(), self._register.withdrawn()
         except (CocoonError, sqlite3.Error) as error:
-            logger.error("an audit could not be written down: {}", getattr(error, "message", error))
+            logger.error(
+                "an audit could not be written down: {}", error.told if isinstance(error, CocoonError) else error
+            )
             return False
         report(changed, seen)
         self._drift = lasting(findings)
@@ -161,7 +165,7 @@ class Keeper:
             if withdrawn != self._withdrawn:
                 self._withdraw(withdrawn)
         except CocoonError as error:
-            logger.error("what an audit found could not be put right: {}", error.message)
+            logger.error("what an audit found could not be put right: {}", error.told)
         fresh = any(one.first_seen == one.last_seen and one.resolved is None for one in changed)
         return fresh and bool(seen.repaired or kinds & {*ROUTES, Kind.LEASE_FILE})
 

@@ -95,7 +95,7 @@ class Mender:
                 left = stir | self._notices.wait(0.0)
                 done = self._mend(left, self._stopping)
             except CocoonError as error:
-                logger.warning("{}", error.message)
+                logger.warning("{}", error.told)
                 self._stopping.wait(AGAIN)
                 continue
             if done is None:

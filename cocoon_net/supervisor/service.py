@@ -169,7 +169,7 @@ class Service:
         try:
             notices = Notices(self._links, self._pool.subnet)
         except CocoonError as error:
-            logger.warning("what changes in the kernel is seen by audits only: {}", error.message)
+            logger.warning("what changes in the kernel is seen by audits only: {}", error.told)
             return None
         parts.callback(notices.close)
         return notices
@@ -323,7 +323,7 @@ class Service:
             if self._survey is not None and context is not None:
                 self._survey.context = context
         except CocoonError as error:
-            logger.error("the pool was not read again: {}", error.message)
+            logger.error("the pool was not read again: {}", error.told)
             return
         self._pool = pool
         logger.info("the pool was read again: {} addresses of {}", len(pool.addresses), pool.subnet)

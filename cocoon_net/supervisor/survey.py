@@ -93,7 +93,7 @@ class Survey:
             links = self.look_at_links().lines
             routes = compare_routes(self._bound(), self._inventories["routes"].observe(self.context))
         except WorldError as error:
-            logger.warning("the kernel could not be looked at: {}", error.message)
+            logger.warning("the kernel could not be looked at: {}", error.told)
             return self.all_confirmed
         now = frozenset((*links, *routes))
         was = frozenset(self.all_confirmed)

@@ -8,10 +8,11 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
+from loguru import logger
 
 from cocoon_net import world
 from cocoon_net.clock import SystemClock
-from cocoon_net.errors import NodeError, WorldError
+from cocoon_net.errors import NodeError, Refused, WorldError
 from cocoon_net.records import Pool
 from cocoon_net.site import Site
 from cocoon_net.store import open_database
@@ -42,6 +43,20 @@ def test_what_could_not_be_put_right_is_a_reason_until_it_is(keeper: Keeper, mon
     assert tried(bridge=None) == ("no such setting",), "nobody looked at it again"
     assert tried(bridge=NodeError("no bridge"), sysctl=NodeError("still none")) == ("still none", "no bridge")
     assert tried(bridge=None, sysctl=None) == ()
+
+
+def test_what_could_not_be_put_right_is_logged_with_what_to_do_next(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = {"bridge": Refused("cannot make the bridge: Operation not permitted", hint="run as root")}
+    monkeypatch.setattr(world, "reassert", lambda *places, **how: refused)
+    lines: list[str] = []
+    handler = logger.add(lambda message: lines.append(message.record["message"]), level="ERROR")
+    keeper.reassert()
+    keeper.reassert()
+    logger.remove(handler)
+    said = "the node could not be put right: cannot make the bridge: Operation not permitted; run as root"
+    assert lines == [said], "once, with its hint"
 
 
 def test_a_pool_that_is_withdrawn_as_a_whole_is_served_as_it_is(keeper: Keeper) -> None:
