@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,6 +49,20 @@ def test_each_thing_of_the_kernel_is_back_within_a_second(node: Any) -> None:
         assert node.inside("sysctl", "-n", "net.ipv4.conf.all.rp_filter").strip() == "0"
         assert "172.20.100.1/24" in node.inside("ip", "addr", "show", "cni0")
         assert not node.findings()
+
+
+def test_what_changes_while_it_comes_up_is_not_lost(
+    node: Any, eventually: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the rules are read the settings have been looked at: only a notice can tell that one of them changed."""
+    done, program = tmp_path / "done", tmp_path / "iptables-save"
+    damage = f"[ -e {done} ] || {{ : >{done}; sysctl -qw net.ipv4.ip_forward=0; }}"
+    program.write_text(f'#!/bin/sh\n{damage}\nexec {shutil.which("iptables-save")} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with node.auditing(every="3600") as log:
+        assert done.exists(), log.read_text()
+        eventually(lambda: node.inside("sysctl", "-n", "net.ipv4.ip_forward").strip() == "1", 10)
 
 
 def test_a_bridge_that_is_deleted_again_and_again_has_its_ports_each_time(node: Any, eventually: Any) -> None:

@@ -405,7 +405,7 @@ def test_a_taken_metrics_port_does_not_keep_it_from_serving(go: Node) -> None:
 
 
 @pytest.mark.root
-def test_systemd_hears_when_it_is_ready_and_when_it_stops(go: Node, tmp_path: Path) -> None:
+def test_systemd_hears_when_it_is_ready_reads_again_and_stops(go: Node, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(5)
@@ -415,6 +415,10 @@ def test_systemd_hears_when_it_is_ready_and_when_it_stops(go: Node, tmp_path: Pa
             "STATUS=reconciling",
             "READY=1\nSTATUS=serving: 140 addresses of 172.20.100.0/24",
         ]
+        process.send_signal(signal.SIGHUP)
+        began, over = (manager.recv(4096).decode() for _ in range(2))
+        assert began.startswith("RELOADING=1\nMONOTONIC_USEC=") and began.endswith("\nSTATUS=reloading")
+        assert over == heard[-1], "it names the pool again"
         process.terminate()
         assert manager.recv(4096).decode() == "STOPPING=1\nSTATUS=draining: SIGTERM"
         process.wait(5)
