@@ -34,7 +34,7 @@ FORBIDDEN = {"steps": ("cloud", "node", "dhcp"), "engine": ("cloud", "node", "dh
 
 HOMES: dict[str, tuple[str, ...]] = {
     "transitions": ("engine.machine", "dhcp.lease", "dhcp.routes", "supervisor.lifecycle"),
-    "pyroute2": ("node.netlink", "lab"),
+    "pyroute2": ("node.iproute", "lab"),
     "volcenginesdkcore": ("cloud.volcengine.client",),
     "scapy": ("dhcp.probe", "lab"),
     "rich": ("cli.render", "cli.show"),

@@ -183,7 +183,6 @@ def probe(
     finally:
         if writer is not None:
             writer.close()
-        netlink.close()
     return Found(link, client, asked, tuple(offers))
 
 

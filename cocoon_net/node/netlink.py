@@ -1,31 +1,40 @@
-"""The kernel's links and addresses over rtnetlink: the only home of pyroute2, and of what its errors mean.
+"""The kernel's links, addresses and neighbours over rtnetlink: what an errno means.
 
-One ``IPRoute`` lives in one worker thread, whoever asks: pyroute2 keeps an event loop and a socket for each thread
-that calls it, and never lets go of those of threads that ended. The worker lives in the network namespace of whoever
-asked first, until ``close()``. Routes of leases go another way: ``routewire``.
+They are listed by ``rtnetlink``, in the network namespace of whoever asks, and changed through ``iproute``. Routes of
+leases go another way: ``routewire``.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NoAnswer
+import socket
+import struct
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Any, TypeVar
 
 from cocoon_net.errors import CocoonError, NodeError, NodeTransient, Refused
-
-PATIENCE = 10.0
-"""Seconds that the kernel is given for one answer; it takes microseconds unless something holds the rtnl lock."""
+from cocoon_net.node import iproute, rtnetlink
+from cocoon_net.node.rtnetlink import ATTRIBUTE, attributes
 
 _PASSING = frozenset({errno.EAGAIN, errno.EBUSY, errno.EEXIST, errno.EINTR, errno.ENOBUFS, errno.ENODEV, errno.ENXIO})
 _IFF_UP = 1
+_GETLINK, _GETADDR, _GETNEIGH = 18, 22, 30
+_LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
+_ADDRESS = struct.Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, scope, index
+_NEIGHBOUR = struct.Struct("=BxxxiHBB")  # ndmsg: family, index, state, flags, type
+_MAC, _NAME, _MTU, _MASTER, _INFO, _ALIAS, _EXT_MASK, _PERM_MAC, _DEVICE = 1, 3, 4, 10, 18, 20, 29, 54, 56  # IFLA_...
+_INFO_KIND, _INFO_PORT_KIND = 1, 4
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_NDA_DST, _NDA_LLADDR, _NDA_IFINDEX = 1, 2, 8
+_NO_STATISTICS = ATTRIBUTE.pack(8, _EXT_MASK) + struct.pack("=I", 1 << 3)  # RTEXT_FILTER_SKIP_STATS
 _NUD_UNKNOWN = 0x01 | 0x20 | 0x40
 """Incomplete, failed, or nothing to ask (linux/neighbour.h)."""
+_NONE: Mapping[int, list[Any]] = {errno.ENODEV: []}
 _T = TypeVar("_T")
 
 
@@ -72,13 +81,15 @@ def refusal(code: int, wanted: str, said: str = "") -> CocoonError:
 
 def links() -> tuple[KernelLink, ...]:
     """Return every link of this namespace, by index. Raises Refused, NodeError."""
-    return tuple(sorted((_link(m) for m in _ask("list links", lambda ipr: list(ipr.get_links()))), key=_index))
+    everything = _LINK.pack(0, 0, 0, 0, 0) + _NO_STATISTICS
+    return tuple(sorted(_ask("list links", partial(rtnetlink.ask, _GETLINK, everything, _link)), key=_index))
 
 
 def link(name: str) -> KernelLink | None:
     """Return the link called ``name``, None when there is none. Raises Refused, NodeError."""
-    found = _ask(f"look at {name}", lambda ipr: list(ipr.link("get", ifname=name)), empty={errno.ENODEV: []})
-    return _link(found[0]) if found else None
+    named = _LINK.pack(0, 0, 0, 0, 0) + _attribute(_NAME, name.encode() + b"\0") + _NO_STATISTICS
+    look = partial(rtnetlink.ask, _GETLINK, named, _link, listing=False)
+    return next(iter(_ask(f"look at {name}", look, _NONE)), None)
 
 
 def add_bridge(name: str, *, mac: str, mtu: int) -> None:
@@ -88,7 +99,7 @@ def add_bridge(name: str, *, mac: str, mtu: int) -> None:
     """
     options = {"br_stp_state": 0, "br_forward_delay": 0}
     wanted = f"make the bridge {name} with MAC {mac} and MTU {mtu}"
-    _ask(wanted, lambda ipr: ipr.link("add", ifname=name, kind="bridge", address=mac, mtu=mtu, **options))
+    _change(wanted, lambda ipr: ipr.link("add", ifname=name, kind="bridge", address=mac, mtu=mtu, **options))
 
 
 def set_link(
@@ -106,19 +117,19 @@ def set_link(
         changes["ifalias"] = alias
     wanted = f"set {', '.join(f'{what} {value}' for what, value in changes.items())} on {name or f'link {index}'}"
     if changes:
-        _ask(wanted, lambda ipr: ipr.link("set", index=index, **changes))
+        _change(wanted, lambda ipr: ipr.link("set", index=index, **changes))
 
 
 def plug(index: int, bridge: int, *, name: str = "") -> None:
     """Make a link a port of a bridge; one that is gone stays so. Raises Refused, NodeError."""
     gone = {errno.ENODEV: None, errno.ENXIO: None}
-    _ask(f"plug {name or f'link {index}'} in", lambda ipr: ipr.link("set", index=index, master=bridge), empty=gone)
+    _change(f"plug {name or f'link {index}'} in", lambda ipr: ipr.link("set", index=index, master=bridge), empty=gone)
 
 
 def delete_link(index: int, *, name: str = "") -> None:
     """Delete a link; one that is gone is success. Raises Refused, NodeError."""
     gone = {errno.ENODEV: None, errno.ENXIO: None}
-    _ask(f"delete {name or f'link {index}'}", lambda ipr: ipr.link("del", index=index), empty=gone)
+    _change(f"delete {name or f'link {index}'}", lambda ipr: ipr.link("del", index=index), empty=gone)
 
 
 # Addresses
@@ -126,132 +137,100 @@ def delete_link(index: int, *, name: str = "") -> None:
 
 def addresses(index: int) -> tuple[IPv4Interface, ...]:
     """Return a link's IPv4 addresses in the kernel's order, the primary one of each subnet first."""
-    answers = _ask(f"list addresses of link {index}", lambda ipr: list(ipr.get_addr(family=2, index=index)))
-    return tuple(IPv4Interface((_local(m), m["prefixlen"])) for m in answers if m["index"] == index)
+    request = _ADDRESS.pack(socket.AF_INET, 0, 0, 0, index)
+    found = _ask(f"list addresses of link {index}", partial(rtnetlink.ask, _GETADDR, request, _address), _NONE)
+    return tuple(address for at, address in found if at == index)
 
 
 def add_address(index: int, address: IPv4Interface, *, name: str = "") -> None:
     """Add an IPv4 address; one that is there is success. Raises Refused, NodeError."""
     parts = {"index": index, "address": str(address.ip), "prefixlen": address.network.prefixlen}
     there = {errno.EEXIST: None}
-    _ask(f"add {address} to {name or f'link {index}'}", lambda ipr: ipr.addr("add", **parts), empty=there)
+    _change(f"add {address} to {name or f'link {index}'}", lambda ipr: ipr.addr("add", **parts), empty=there)
 
 
 def delete_address(index: int, address: IPv4Interface, *, name: str = "") -> None:
     """Delete an IPv4 address; one that is not there is success. Raises Refused, NodeError."""
     parts = {"index": index, "address": str(address.ip), "prefixlen": address.network.prefixlen}
     gone = {errno.EADDRNOTAVAIL: None, errno.ENODEV: None}
-    _ask(f"delete {address} from {name or f'link {index}'}", lambda ipr: ipr.addr("del", **parts), empty=gone)
+    _change(f"delete {address} from {name or f'link {index}'}", lambda ipr: ipr.addr("del", **parts), empty=gone)
 
 
 def neighbours(index: int) -> dict[IPv4Address, str]:
     """Return whose MAC answered for which IPv4 address on a link, as far as the kernel remembers."""
-    answers = _ask(f"list neighbours of link {index}", lambda ipr: list(ipr.neigh("dump", family=2, ifindex=index)))
-    found: dict[IPv4Address, str] = {}
-    for message in answers:
-        mac = message.get_attr("NDA_LLADDR")
-        if message["ifindex"] == index and mac and not message["state"] & _NUD_UNKNOWN:
-            found[IPv4Address(message.get_attr("NDA_DST"))] = str(mac).lower()
-    return found
+    request = _NEIGHBOUR.pack(socket.AF_INET, 0, 0, 0, 0) + _attribute(_NDA_IFINDEX, struct.pack("=I", index))
+    found = _ask(f"list neighbours of link {index}", partial(rtnetlink.ask, _GETNEIGH, request, _neighbour), _NONE)
+    return {address: mac for at, address, mac in found if at == index}
 
 
-# The one IPRoute
+# Asking
 
 
-class _Worker:
-    """The one thread that speaks to the kernel, with its IPRoute; both appear when they are first needed."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._thread: ThreadPoolExecutor | None = None
-        self._ipr: Any = None  # touched by the worker thread only
-
-    def ask(self, call: Callable[[Any], _T]) -> _T:
-        with self._lock:
-            if self._thread is None:
-                self._thread = ThreadPoolExecutor(1, thread_name_prefix="netlink")
-            answer = self._thread.submit(self._call, call)
-        return answer.result(PATIENCE)
-
-    def _call(self, call: Callable[[Any], _T]) -> _T:
-        from pyroute2 import IPRoute
-
-        if self._ipr is None:
-            self._ipr = IPRoute()
-        try:
-            return call(self._ipr)
-        except OSError:
-            self._release()  # the socket itself failed; the next call opens another
-            raise
-
-    def close(self) -> None:
-        with self._lock:
-            thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.submit(self._release)
-            thread.shutdown()
-
-    def _release(self) -> None:
-        ipr, self._ipr = self._ipr, None
-        if ipr is not None:
-            ipr.close()
+def _change(wanted: str, call: Callable[[Any], _T], empty: Mapping[int, _T] | None = None) -> _T:
+    return _ask(wanted, partial(iproute.ask, call), empty)
 
 
-_worker = _Worker()
-
-
-def close() -> None:
-    """Close the socket and end its thread; the next call starts anew, in the caller's network namespace."""
-    _worker.close()
-
-
-def _forget() -> None:
-    """After a fork the thread is the parent's: start with none."""
-    global _worker
-    _worker = _Worker()
-
-
-os.register_at_fork(after_in_child=_forget)
-
-
-def _ask(wanted: str, call: Callable[[Any], _T], empty: dict[int, Any] | None = None) -> _T:
+def _ask(wanted: str, call: Callable[[], _T], empty: Mapping[int, _T] | None = None) -> _T:
     """Return what the kernel answers; ``empty`` maps an errno that is no error here to the answer it stands for."""
-    from pyroute2.netlink.exceptions import NetlinkError
-
     try:
-        return _worker.ask(call)
-    except NoAnswer:
-        raise NodeTransient(f"cannot {wanted}: no answer from the kernel within {PATIENCE:g} s") from None
-    except NetlinkError as error:
-        code, text = int(error.code), str(error.args[1]) if len(error.args) > 1 else ""
-        if empty is not None and code in empty:
-            answer: _T = empty[code]
-            return answer
-        raise refusal(code, wanted, "" if text == os.strerror(code) else text) from error
+        return call()
     except OSError as error:
-        raise refusal(error.errno or errno.EIO, wanted) from error
+        code = error.errno or errno.EIO
+        if empty is not None and code in empty:
+            return empty[code]
+        if isinstance(error, TimeoutError | BlockingIOError):
+            raise NodeTransient(f"cannot {wanted}: no answer from the kernel") from error
+        said = error.strerror or ""
+        raise refusal(code, wanted, "" if said == os.strerror(code) else said) from error
 
 
-def _link(message: Any) -> KernelLink:
-    info = message.get_attr("IFLA_LINKINFO")
+# Reading
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) & 3)
+
+
+def _link(body: memoryview) -> KernelLink:
+    _, _, index, flags, _ = _LINK.unpack_from(body)
+    known = dict(attributes(body, _LINK.size))
+    info = dict(attributes(memoryview(known.get(_INFO, b"")), 0))
     return KernelLink(
-        index=int(message["index"]),
-        name=str(message.get_attr("IFLA_IFNAME")),
-        mac=str(message.get_attr("IFLA_ADDRESS") or "").lower(),
-        mtu=int(message.get_attr("IFLA_MTU") or 0),
-        up=bool(message["flags"] & _IFF_UP),
-        kind=str(info.get_attr("IFLA_INFO_KIND") or "") if info else "",
-        alias=str(message.get_attr("IFLA_IFALIAS") or ""),
-        permanent_mac=str(message.get_attr("IFLA_PERM_ADDRESS") or "").lower(),
-        port_of=str(info.get_attr("IFLA_INFO_SLAVE_KIND") or "") if info else "",
-        master=int(message.get_attr("IFLA_MASTER") or 0),
-        has_device=bool(message.get_attr("IFLA_PARENT_DEV_NAME")),
+        index=index,
+        name=_text(known.get(_NAME)),
+        mac=known.get(_MAC, b"").hex(":"),
+        mtu=_number(known.get(_MTU)),
+        up=bool(flags & _IFF_UP),
+        kind=_text(info.get(_INFO_KIND)),
+        alias=_text(known.get(_ALIAS)),
+        permanent_mac=known.get(_PERM_MAC, b"").hex(":"),
+        port_of=_text(info.get(_INFO_PORT_KIND)),
+        master=_number(known.get(_MASTER)),
+        has_device=_DEVICE in known,
     )
+
+
+def _address(body: memoryview) -> tuple[int, IPv4Interface] | None:
+    _, length, _, _, index = _ADDRESS.unpack_from(body)
+    known = dict(attributes(body, _ADDRESS.size))
+    local = known.get(_IFA_LOCAL) or known.get(_IFA_ADDRESS)
+    return (index, IPv4Interface((local, length))) if local else None
+
+
+def _neighbour(body: memoryview) -> tuple[int, IPv4Address, str] | None:
+    _, index, state, _, _ = _NEIGHBOUR.unpack_from(body)
+    known = dict(attributes(body, _NEIGHBOUR.size))
+    mac, address = known.get(_NDA_LLADDR), known.get(_NDA_DST)
+    return (index, IPv4Address(address), mac.hex(":")) if mac and address and not state & _NUD_UNKNOWN else None
+
+
+def _text(value: bytes | None) -> str:
+    return value.rstrip(b"\0").decode(errors="replace") if value else ""
+
+
+def _number(value: bytes | None) -> int:
+    return int.from_bytes(value, sys.byteorder) if value else 0
 
 
 def _index(found: KernelLink) -> int:
     return found.index
-
-
-def _local(message: Any) -> str:
-    return str(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))

@@ -12,11 +12,12 @@ import errno
 import socket
 import struct
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 
 from cocoon_net.errors import NodeTransient
 from cocoon_net.node.netlink import refusal
-from cocoon_net.node.rtnetlink import ATTRIBUTE, HEADER, SOL_NETLINK, messages
+from cocoon_net.node.rtnetlink import ANSWER_WITHIN, ATTRIBUTE, HEADER, SOL_NETLINK, ask, messages
 from cocoon_net.records import ROUTE_PROTOCOL
 
 BATCH = 1000
@@ -24,12 +25,6 @@ BATCH = 1000
 
 RECEIVE_BUFFER = 4 << 20
 """Bytes for answers: enough when every message of a batch fails, at about 1 KB of kernel memory for each."""
-
-ANSWER_WITHIN = 5
-"""Seconds; the answers are already queued when the send returns."""
-
-DUMP_TRIES = 5
-"""How often a listing is started again that changed while it was read."""
 
 PORTS: set[int] = set()
 """The kernel's numbers of the sockets of this process that change routes: its notices carry them (rtnetlink(7))."""
@@ -39,11 +34,11 @@ _WORD = struct.Struct("=I")
 _ERRNO = struct.Struct("=i")
 _ADDRESS = struct.Struct(">I")
 
-_NLMSG_ERROR, _NLMSG_DONE, _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 2, 3, 24, 25, 26
-_REQUEST, _ACK, _DUMP, _DUMP_INTR, _REPLACE, _CREATE = 0x1, 0x4, 0x300, 0x10, 0x100, 0x400
+_NLMSG_ERROR, _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 2, 24, 25, 26
+_REQUEST, _ACK, _REPLACE, _CREATE = 0x1, 0x4, 0x100, 0x400
 _RTA_DST, _RTA_OIF = 1, 4
 _TABLE_MAIN, _SCOPE_LINK, _UNICAST = 254, 253, 1
-_CAP_ACK, _STRICT_CHECK = 10, 12
+_CAP_ACK = 10
 _SO_RCVBUFFORCE = 33
 
 _SIZE = HEADER.size + _ROUTE.size + 2 * (ATTRIBUTE.size + 4)
@@ -161,48 +156,15 @@ def routes(protocol: int = ROUTE_PROTOCOL, link_index: int = 0) -> list[tuple[in
     """
     link = ATTRIBUTE.pack(8, _RTA_OIF) + _WORD.pack(link_index) if link_index else b""
     request = _ROUTE.pack(socket.AF_INET, 0, 0, 0, _TABLE_MAIN, protocol, 0, 0, 0) + link
-    with _open() as sock:
-        sock.setsockopt(SOL_NETLINK, _STRICT_CHECK, 1)
-        for sequence in range(1, DUMP_TRIES + 1):
-            try:
-                sock.send(
-                    HEADER.pack(HEADER.size + len(request), _RTM_GETROUTE, _REQUEST | _DUMP, sequence, 0) + request
-                )
-                found = _listing(sock, sequence, protocol)
-            except OSError as error:
-                raise refusal(error.errno or errno.EIO, "list our routes") from error
-            if found is not None:
-                return found
-    raise NodeTransient(f"cannot list our routes: they changed during each of {DUMP_TRIES} readings")
+    try:
+        return ask(_RTM_GETROUTE, request, partial(_route, protocol))
+    except OSError as error:
+        if error.errno in (errno.ENODEV, errno.ENOENT):  # no such link or table: no routes
+            return []
+        raise refusal(error.errno or errno.EIO, "list our routes", error.strerror or "") from error
 
 
-def _listing(sock: socket.socket, sequence: int, protocol: int) -> list[tuple[int, int]] | None:
-    """Read one dump to its end; None when it was interrupted by a change."""
-    found: list[tuple[int, int]] = []
-    whole = True
-    while True:
-        for kind, flags, number, _, body in messages(sock.recv(1 << 17)):
-            if number != sequence:
-                continue
-            whole = whole and not flags & _DUMP_INTR
-            match kind:
-                case 24:  # RTM_NEWROUTE
-                    route = _route(body, protocol)
-                    if route is not None:
-                        found.append(route)
-                case 3:  # NLMSG_DONE, with an errno
-                    code = -_ERRNO.unpack_from(body)[0] if len(body) >= 4 else 0
-                    if code and code not in (errno.ENODEV, errno.ENOENT):  # no such link or table: no routes
-                        raise OSError(code, "route dump")
-                    return found if whole else None
-                case 2:  # NLMSG_ERROR
-                    code = -_ERRNO.unpack_from(body)[0]
-                    if code == errno.ENODEV:
-                        return []
-                    raise OSError(code, "route dump")
-
-
-def _route(body: memoryview, protocol: int) -> tuple[int, int] | None:
+def _route(protocol: int, body: memoryview) -> tuple[int, int] | None:
     _, length, _, _, table, number, _, kind, _ = _ROUTE.unpack_from(body)
     if (length, table, number, kind) != (32, _TABLE_MAIN, protocol, _UNICAST):
         return None

@@ -16,7 +16,7 @@ import pytest
 
 from cocoon_net.engine.model import Change, Context, Inventory, Origin, Row
 from cocoon_net.engine.plan import diff
-from cocoon_net.node import netlink
+from cocoon_net.node import iproute
 from cocoon_net.records import Interface, Record
 from cocoon_net.spec import Spec, parse
 
@@ -56,12 +56,12 @@ def namespace() -> Iterator[Namespace]:
     try:
         there = os.open(f"/run/netns/{name}", os.O_RDONLY)
         try:
-            netlink.close()  # whoever asked the kernel before did so elsewhere
+            iproute.close()  # whoever asked the kernel before did so elsewhere
             _enter(there)
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=20)
             yield Namespace(name)
         finally:
-            netlink.close()
+            iproute.close()
             _enter(home)
             os.close(there)
     finally:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import errno
+import gc
+import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cocoon_net.errors import NodeError, NodeTransient, Refused
-from cocoon_net.node import netlink
+from cocoon_net.node import netlink, rtnetlink
 
 
 def test_a_refusal_says_what_was_wanted_and_whether_looking_again_may_help() -> None:
@@ -30,12 +30,37 @@ def test_a_refusal_says_what_was_wanted_and_whether_looking_again_may_help() -> 
     assert "MTU too small" in lasting.message and lasting.code == "EINVAL"
 
 
-def test_importing_the_inventories_does_not_import_pyroute2() -> None:
-    code = (
-        "import sys; import cocoon_net.node.bridge, cocoon_net.node.links, cocoon_net.node.routes; "
-        "sys.exit('pyroute2' in sys.modules)"
+@pytest.mark.root
+def test_what_only_looks_does_not_import_pyroute2(namespace: Any, powerless: Callable[[str], str]) -> None:
+    said = powerless(
+        "import sys, cocoon_net.node.bridge, cocoon_net.node.links, cocoon_net.node.routes\n"
+        "from cocoon_net.node import netlink\n"
+        "netlink.links(), netlink.link('lo'), netlink.addresses(1), netlink.neighbours(1)\n"
+        "print('pyroute2' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0
+    assert said == "False\n"
+
+
+@pytest.mark.root
+def test_looking_leaves_nothing_to_collect(namespace: Any) -> None:
+    for number in range(20):
+        namespace.interface(f"eth{number}", f"00:16:3e:00:01:{number:02x}")
+    look: list[Callable[[], object]] = [netlink.links, lambda: netlink.link("eth3"), lambda: netlink.addresses(1)]
+    gc.collect()
+    gc.disable()
+    try:
+        for one in look:
+            one()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+@pytest.mark.root
+def test_what_changes_all_the_while_is_looked_at_again(namespace: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rtnetlink, "READINGS", 0)
+    with pytest.raises(NodeTransient, match=r"cannot list links: .*EINTR: it changed during each of 0 readings"):
+        netlink.links()
 
 
 @pytest.mark.root
@@ -80,6 +105,46 @@ def test_links_are_described(namespace: Any) -> None:
     assert (eth1.port_of, eth1.master, eth1.alias) == ("bridge", bridge.index, "one")
     assert (bridge.kind, bridge.mac, bridge.up) == ("bridge", "02:00:00:00:00:01", False)
     assert not eth1.has_device
+
+
+@pytest.mark.root
+def test_links_are_as_ip_lists_them(namespace: Any) -> None:
+    namespace.interface("eth1", "00:16:3e:00:00:01")
+    namespace.ip("link add br0 type bridge")
+    namespace.ip("link add link eth1 name mac7 type macvlan")
+    namespace.ip("link add tap0 type veth peer name tap1")
+    namespace.ip("link set tap0 up alias a")
+    namespace.ip("link set tap1 master br0")
+    listed = json.loads(namespace.ip("-d -j link show"))
+    names = {one["ifindex"]: one["ifname"] for one in listed}
+    assert [(one.index, one.name, one.mac, one.mtu, one.kind, one.alias, one.up) for one in netlink.links()] == [
+        (
+            one["ifindex"],
+            one["ifname"],
+            one["address"],
+            one["mtu"],
+            one.get("linkinfo", {}).get("info_kind", ""),
+            one.get("ifalias", ""),
+            "UP" in one["flags"],
+        )
+        for one in listed
+    ]
+    for one in netlink.links():
+        assert netlink.link(one.name) == one
+    ports = {one.name: (names[one.master], one.port_of) for one in netlink.links() if one.master}
+    assert ports == {"tap1": ("br0", "bridge")}
+
+
+@pytest.mark.root
+def test_neighbours_are_those_that_answered(namespace: Any) -> None:
+    namespace.interface("eth1", "00:16:3e:00:00:01")
+    namespace.ip("link set eth1 up")
+    namespace.ip("neigh add 172.20.100.7 lladdr 02:00:00:00:00:07 dev eth1")
+    namespace.ip("neigh add 172.20.100.8 dev eth1 nud failed")
+    link = netlink.link("eth1")
+    assert link is not None
+    assert netlink.neighbours(link.index) == {IPv4Address("172.20.100.7"): "02:00:00:00:00:07"}
+    assert netlink.neighbours(4711) == {}
 
 
 @pytest.mark.root
