@@ -122,6 +122,7 @@ def serve(directory: Path, size: int, profile: bool) -> int:
     from cocoon_net.dhcp.projection import LeaseFile
     from cocoon_net.dhcp.server import Server
     from cocoon_net.store import open_database
+    from cocoon_net.supervisor import collector
 
     first = int(IPv4Address("172.20.1.0"))
     pool = records.Pool(
@@ -145,7 +146,8 @@ def serve(directory: Path, size: int, profile: bool) -> int:
 
     threading.Thread(target=tell, daemon=True).start()
     profiler = cProfile.Profile() if profile else contextlib.nullcontext()
-    with profiler:
+    with profiler, collector.resting():
+        collector.settle()
         server.run(stop)
     print(server.snapshot())
     if isinstance(profiler, cProfile.Profile):

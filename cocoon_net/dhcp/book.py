@@ -69,8 +69,8 @@ class Book:
     def __init__(self, database: Database) -> None:
         self._connection = database.conn
         self._connection.execute(f"PRAGMA busy_timeout = {PATIENCE}")
-        self._fresh = 0
-        """Rows of history since old ones went."""
+        self._fresh = FORGET_AFTER
+        """Rows of history since old ones went; those of lives that ended before they cut any are cut at once."""
         self.commits = 0
         self.times = Histogram()
         """Of each commit, fsync and all."""
@@ -108,15 +108,6 @@ class Book:
         self._fresh = max(0, fresh)
         self.commits += 1
         self.times.observe(time.perf_counter() - began)
-
-    def trim(self, keep: int = HISTORY) -> None:
-        """Forget all but the newest ``keep`` rows of history. Raises StoreError."""
-        try:
-            with self._connection:
-                self._connection.execute("DELETE FROM history WHERE id <= (SELECT max(id) FROM history) - ?", (keep,))
-        except sqlite3.Error as error:
-            self._abandon()
-            raise trouble(error, "the history of leases could not be trimmed") from error
 
     @reading("the history of leases")
     def history(self, mac: str = "", most: int = 100) -> list[Note]:

@@ -6,7 +6,6 @@ One thread owns the table, the book's connection and the sockets; others leave o
 from __future__ import annotations
 
 import contextlib
-import gc
 import select
 import threading
 from collections.abc import Callable, Collection, Sequence
@@ -45,12 +44,6 @@ _LINGER, _CROWD = 0.001, 4
 """Seconds that the loop waits for more to come when there were so many frames at once: a commit costs a batch of ten as
 much as one of fifty, and beside it the clients' host has the processor for itself."""
 _SWEEP = 2_048
-_TRIM_EVERY = 3_600
-_COLLECT_AFTER = (10_000, 50, 1_000)
-"""Objects made before the collector looks for cycles among the young ones, and so on (``gc.set_threshold``).
-
-A lease is a tuple, has no cycles and lives long: with Python's own numbers a table of 60,000 was searched in vain
-every few seconds of a storm, for 5 us a lease and 20 ms at once. Each hour all is searched."""
 
 
 class Server:
@@ -225,15 +218,13 @@ class Server:
             if self._lease_file is not None:
                 self._lease_file.load(self.leases())
                 stack.callback(self._lease_file.close)
-            stack.callback(gc.set_threshold, *gc.get_threshold())
-            gc.set_threshold(*_COLLECT_AFTER)
             poller = select.poll()
             for descriptor in (self._orders.descriptor, watch.socket.fileno()):
                 poller.register(descriptor, select.POLLIN)
             heard: set[int] = set()
             self._orders.open()
             stack.callback(self._orders.close)
-            tick, trim = 0.0, self._clock.monotonic() + _TRIM_EVERY
+            tick = 0.0
             while not stop.is_set():
                 if self._ports is not None and self._ports.socket.fileno() not in heard:
                     heard = self._listen(poller, self._ports)
@@ -259,9 +250,6 @@ class Server:
                             poller.unregister(heard.pop())
                         self._reopen(watch)
                     self._sweep()
-                if time >= trim:
-                    trim = time + _TRIM_EVERY
-                    self._trim()
 
     def _hear(self, ports: Ports) -> None:
         if self._crowded:
@@ -358,13 +346,6 @@ class Server:
         self._table.shift(by)
         logger.warning("the clock jumped by {} s: each of {} leases keeps the time it had left", by, len(leases))
         self._durable(leases)
-
-    def _trim(self) -> None:
-        gc.collect()
-        try:
-            self._book.trim()
-        except StoreError as error:
-            logger.warning("{}", error.told)
 
     def _is_bound(self, address: int) -> bool:
         lease = self._table.leases.get(address)

@@ -10,7 +10,6 @@ Nothing heavy is imported before it is needed: other commands come here to ask w
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import signal
 import time
@@ -24,6 +23,7 @@ from cocoon_net.dhcp.limits import Limits
 from cocoon_net.errors import SpecError
 from cocoon_net.records import Pool
 from cocoon_net.site import Site
+from cocoon_net.supervisor import collector
 from cocoon_net.supervisor.presence import alone, daemon_owner, pid_written, reload_running
 
 if TYPE_CHECKING:
@@ -73,10 +73,7 @@ def serve(site: Site, options: DaemonOptions) -> None:
         parse_address(options.metrics_address)
     orders: SimpleQueue[Order] = SimpleQueue()
     with contextlib.ExitStack() as stack:
-        # What is made while it starts lives long, and 60,000 leases are searched for cycles in vain: until it serves.
-        stack.callback(gc.unfreeze)
-        stack.callback(gc.enable)
-        gc.disable()
+        stack.enter_context(collector.resting())
         stack.enter_context(_signals(orders))
         stack.enter_context(alone(site, logger.warning))
         database = stack.enter_context(

@@ -7,7 +7,6 @@ hold up. Everything is undone in reverse order; being killed is a normal way to 
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import os
 import sqlite3
@@ -34,7 +33,7 @@ from cocoon_net.recovery import keep
 from cocoon_net.site import Site
 from cocoon_net.steps.node import settled_links
 from cocoon_net.store import open_database
-from cocoon_net.supervisor import log, takeover
+from cocoon_net.supervisor import collector, log, takeover
 from cocoon_net.supervisor.auditor import Auditor, command
 from cocoon_net.supervisor.dashboard import Dashboard
 from cocoon_net.supervisor.feed import Feed
@@ -132,10 +131,7 @@ class Service:
                 takeover.served(self._database)
                 self._life.serve(self._serving())
                 self._judge()
-                # What there is by now stays: no later look for cycles need read it again.
-                gc.collect()
-                gc.freeze()
-                gc.enable()
+                collector.settle()
                 why = self._obey()
             except CocoonError as error:
                 why = error.message
@@ -262,8 +258,7 @@ class Service:
             lambda: self._orders.put(Surveyed(survey.look())), "interval", seconds=every, jitter=every / 10
         )
         scheduler.add_job(self._back_up, "interval", hours=1, jitter=60)
-        # The DHCP loop has it look seldom (server._COLLECT_AFTER); what repairs leave behind is not to pile up.
-        scheduler.add_job(gc.collect, "interval", minutes=1)
+        scheduler.add_job(collector.collect, "interval", hours=1, jitter=60)
         if self._options.audit_every:
             words, environment = command(self._site, skip_firewall=self._options.skip_iptables)
             self._auditor = Auditor(words, environment, lambda seen: self._orders.put(Audited(seen)))
@@ -289,7 +284,6 @@ class Service:
     def _obey(self) -> str:
         """Carry out orders until one says stop; returns why."""
         while True:
-            gc.collect(1)  # a repair leaves 100 KB of cycles behind, and the DHCP loop has the collector look seldom
             match self._orders.get():
                 case Stop(why):
                     return why

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
 from cocoon_net.dhcp import book as module
@@ -10,6 +13,7 @@ from cocoon_net.dhcp.decision import Decision, Reason, silence
 from cocoon_net.dhcp.options import MessageType
 from cocoon_net.dhcp.trace import Trace
 from cocoon_net.dhcp.wire import Packet
+from cocoon_net.store import open_database
 
 A, B = b"\x02\0\0\0\0\x01", b"\x02\0\0\0\0\x02"
 
@@ -79,3 +83,15 @@ def test_a_history_that_is_far_too_long_gets_shorter_without_holding_anybody_up(
         now = rows(book)[0]
         assert before - 1_000 <= now + 1 <= before + 1, "twice as many as came, at the most"
         before = now
+
+
+def test_lives_that_end_before_they_cut_any_do_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HISTORY", 5_000)
+    with closing(open_database(tmp_path / "restarted.db")) as database:
+        for life in range(20):
+            book = Book(database)
+            for begin in range(0, 900, 300):
+                note(book, 900 * life + begin, 300)
+        assert rows(book)[0] <= 5_000 + module.FORGET_AFTER
