@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+
+from cocoon_net.lab import patience
 
 # What is started in the background of a shell inherits SIGINT ignored (signal(7)); programs under test are to hear it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,3 +31,8 @@ def sealed(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("VOLCENGINE_ECS_METADATA_DISABLED", "true")
     monkeypatch.setenv("COCOON_NET_METADATA_URL", "http://127.0.0.1:9")
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Callable[..., Any]:
+    return patience.eventually

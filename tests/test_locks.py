@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 
 from cocoon_net import locks
 from cocoon_net.errors import Locked, SpecError, StoreError
+from cocoon_net.lab.patience import eventually
 from cocoon_net.locks import Holder, holder, locked, unlock
 
 HOLD = """
@@ -227,11 +228,3 @@ def test_a_place_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None
         locked(tmp_path / "file" / "run.lock", what="x", owner="y"),
     ):
         pass
-
-
-def eventually(what: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if what():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("it did not come to pass")

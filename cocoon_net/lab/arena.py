@@ -18,13 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cocoon_net.lab.load import Heard
+from cocoon_net.lab.patience import eventually
 
 SUBNET, GATEWAY, FIRST = "172.20.0.0/16", "172.20.0.1", int(IPv4Address("172.20.1.0"))
 POOL = 60_000
@@ -142,7 +143,7 @@ class Arena:
                 self._on_server("link", "set", "cni0", "up")
             case Fault.BRIDGE:
                 self._on_server("link", "del", "cni0")
-                until(self._plugged)  # the daemon makes it anew, with its port
+                eventually(self._plugged)  # the daemon makes it anew, with its port
             case _:
                 pass
 
@@ -286,15 +287,6 @@ class Arena:
 
     def _on_server(self, *arguments: str) -> None:
         run("ip", "-n", self.server, *arguments)
-
-
-def until(act: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait until ``act()`` is true. Raises TimeoutError."""
-    deadline = time.monotonic() + seconds
-    while not act():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{act} is not true after {seconds:g} s")
-        time.sleep(0.01)
 
 
 def run(*command: str) -> str:

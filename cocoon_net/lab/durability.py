@@ -24,8 +24,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv4Address
 
-from cocoon_net.lab.arena import Arena, Fault, Row, until
+from cocoon_net.lab.arena import Arena, Fault, Row
 from cocoon_net.lab.load import Heard
+from cocoon_net.lab.patience import eventually
 
 
 @dataclass(slots=True)
@@ -80,10 +81,10 @@ def ordeal(
     offset = 0
     with Arena(fault, seed) as arena:
         arena.start()
-        until(arena.serves)
+        eventually(arena.serves)
         arena.ask()
         while verdict.deaths < deaths:
-            until(partial(arena.served, offset))  # somebody was served in this life
+            eventually(partial(arena.served, offset))  # somebody was served in this life
             time.sleep(arena.chance.random() * 0.4)
             arena.disturb()
             arena.kill()
@@ -99,7 +100,7 @@ def ordeal(
                 arena.start()
             if verdict.deaths % 10 == 0 or verdict.deaths >= deaths:
                 with arena.silence():
-                    until(arena.serves)
+                    eventually(arena.serves)
                     verdict.broken += arena.unrouted()
                 say(f"{verdict.deaths} deaths, {len(everything)} ACKs, {len(verdict.broken)} broken promises")
         verdict.refused = arena.refusals()

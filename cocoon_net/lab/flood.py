@@ -14,8 +14,9 @@ import sys
 import time
 
 from cocoon_net.dhcp.guard import KEPT
-from cocoon_net.lab.arena import POOL, Arena, until
+from cocoon_net.lab.arena import POOL, Arena
 from cocoon_net.lab.load import Clients
+from cocoon_net.lab.patience import eventually
 
 CLIENTS = 8
 """The neighbour's, one after the other."""
@@ -32,7 +33,7 @@ def main() -> int:
     with Arena(options=("--trusted-port", "port0") if options.unguarded else ()) as arena:
         neighbour = arena.add_port(1)
         arena.start()
-        until(arena.serves)
+        eventually(arena.serves)
         began = time.monotonic()
         flood = _inside(arena.client, f"flood({options.macs})")
         quiet = _inside(neighbour, "neighbour()")

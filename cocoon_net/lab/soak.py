@@ -24,7 +24,8 @@ from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from cocoon_net.lab.station import Station, eventually, pinged, station
+from cocoon_net.lab.patience import eventually
+from cocoon_net.lab.station import Station, pinged, station
 
 SPEC = ("--platform", "volcengine", "--node-name", "cocoon-pool", "--subnet", "172.20.100.0/24", "--pool-size", "140")
 TIMES = 60

@@ -12,12 +12,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cocoon_net.lab.cloud import Admin
+from cocoon_net.lab.patience import eventually
 
 _PRODUCT = (sys.executable, "-m", "cocoon_net")
 
@@ -149,13 +150,3 @@ def pinged(node: Station, address: str) -> Iterator[Pings]:
     seen = {int(line.partition("icmp_seq=")[2].split()[0]) for line in told.splitlines() if "icmp_seq=" in line}
     pings.sent = int(told.partition(" packets transmitted")[0].split()[-1])
     pings.missing = sorted(set(range(1, pings.sent + 1)) - seen)
-
-
-def eventually(what: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """Wait until ``what()`` is true and return it. Raises TimeoutError."""
-    until = time.monotonic() + seconds
-    while not (found := what()):
-        if time.monotonic() > until:
-            raise TimeoutError("it did not come to pass")
-        time.sleep(0.05)
-    return found

@@ -9,14 +9,14 @@ import re
 import sqlite3
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cocoon_net.lab.station import Station, eventually, station
+from cocoon_net.lab.station import Station, station
 
 SPEC = ("--platform", "volcengine", "--node-name", "cocoon-pool", "--subnet", "172.20.100.0/24", "--pool-size", "30")
 
@@ -63,11 +63,6 @@ class Node(Station):
         """Return our interfaces as the cloud has them."""
         rows = self.admin.state()["interfaces"]
         return [row for row in rows if dict(row["tags"]).get("cocoon-net:node") == "cocoon-pool"]
-
-
-@pytest.fixture(scope="session", name="eventually")
-def _eventually() -> Callable[..., Any]:
-    return eventually
 
 
 @pytest.fixture(scope="module")

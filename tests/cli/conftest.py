@@ -7,8 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,19 +71,6 @@ class Node(Station):
         """Return the interfaces that carry our mark, by id."""
         rows = self.admin.state()["interfaces"]
         return [row["id"] for row in rows if dict(row["tags"]).get("cocoon-net:node") == "cocoon-pool"]
-
-
-def eventually(act: Callable[[], Any], seconds: float = 20.0) -> Any:
-    until = time.monotonic() + seconds
-    while not (value := act()):
-        assert time.monotonic() < until, f"still {value!r} after {seconds} s"
-        time.sleep(0.02)
-    return value
-
-
-@pytest.fixture(scope="session", name="eventually")
-def _eventually() -> Callable[..., Any]:
-    return eventually
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ from ipaddress import IPv4Address
 import pytest
 
 from cocoon_net.cli.main import run
-from cocoon_net.lab.arena import Arena, until
+from cocoon_net.lab.arena import Arena
+from cocoon_net.lab.patience import eventually
 
 pytestmark = [pytest.mark.root]
 
@@ -26,7 +27,7 @@ Command = Callable[..., str]
 def arena() -> Iterator[Arena]:
     with Arena() as arena:
         arena.start()
-        until(arena.serves)
+        eventually(arena.serves)
         yield arena
 
 
@@ -55,7 +56,7 @@ def test_what_a_daemon_knows_and_what_its_book_says(arena: Arena, lease: Command
     assert "bound since" in lease("show", A.upper().replace(":", "-"))
     trace = lease("trace", A)
     assert "DISCOVER → OFFER     offered" in trace and "REQUEST → ACK        bound" in trace
-    until(lambda: "REQUEST → NAK        the address belongs to another client" in lease("trace", A))
+    eventually(lambda: "REQUEST → NAK        the address belongs to another client" in lease("trace", A))
     assert json.loads(lease("trace", A, "--json"))["decisions"][0]["port"] == "port0"
     assert lease("release", A) == "released 172.20.1.0\n"
     assert lease("release", A) == f"{A} has no lease\n"
@@ -74,7 +75,7 @@ def test_what_a_daemon_knows_and_what_its_book_says(arena: Arena, lease: Command
     assert lease("list") == "no leases\n"
     assert json.loads((arena.state / "leases.json").read_text()) == []
     arena.start()
-    until(arena.serves)
+    eventually(arena.serves)
     assert lease("list") == "no leases\n"
     assert arena.routes() == set(), "what was released without a daemon has no route after its start"
 
@@ -98,7 +99,7 @@ def test_a_reservation_is_obeyed_at_once_or_at_the_next_start(arena: Arena, leas
     assert lease("unreserve", A) == f"nothing is reserved for {A}\n"
     lease("reserve", B, "172.20.1.88")
     arena.start()
-    until(arena.serves)
+    eventually(arena.serves)
     ask(arena, LEASE.format(2))
     assert f"172.20.1.88  {B}  bound" in lease("list")
 

@@ -11,11 +11,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from cocoon_net.lab.patience import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -58,14 +60,6 @@ class Daemon:
         self.process.send_signal(number)
         self.process.wait(10)
         return time.monotonic() - began
-
-
-def eventually(act: Callable[[], Any], seconds: float = 5.0) -> Any:
-    until = time.monotonic() + seconds
-    while not (value := act()):
-        assert time.monotonic() < until, f"still {value!r} after {seconds} s"
-        time.sleep(0.05)
-    return value
 
 
 def leases(scene: Any) -> list[dict[str, str]]:

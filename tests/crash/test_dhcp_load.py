@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from cocoon_net.lab.arena import Arena, until
+from cocoon_net.lab.arena import Arena
 from cocoon_net.lab.durability import missing
+from cocoon_net.lab.patience import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -28,13 +29,13 @@ print(leases, again)
 def test_a_reload_drops_no_packet() -> None:
     with Arena(options=("--trusted-port", "port0")) as arena:
         arena.start()
-        until(arena.serves)
+        eventually(arena.serves)
         words = ["ip", "netns", "exec", arena.client, sys.executable, "-c", ROUNDS]
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as load:
             time.sleep(0.5)
             for number in range(1, 11):
                 arena.reload()
-                until(lambda number=number: arena.log.read_text().count("was read again") >= number)
+                eventually(lambda number=number: arena.log.read_text().count("was read again") >= number)
             told, _ = load.communicate(timeout=60)
         leases, again = map(int, told.split())
         assert leases > 400 and again == 0, f"{again} of {leases} had to be asked for again"
@@ -43,11 +44,11 @@ def test_a_reload_drops_no_packet() -> None:
 def test_stopped_under_load_it_ends_within_a_second_and_every_promise_is_in_the_book() -> None:
     with Arena(options=("--trusted-port", "port0")) as arena:
         arena.start()
-        until(arena.serves)
+        eventually(arena.serves)
         arena.ask()
         offset = 0
         for _ in range(5):
-            until(lambda offset=offset: arena.served(offset))
+            eventually(lambda offset=offset: arena.served(offset))
             time.sleep(0.2)
             began = time.monotonic()
             assert arena.stop() == 0
@@ -57,5 +58,5 @@ def test_stopped_under_load_it_ends_within_a_second_and_every_promise_is_in_the_
             assert fresh and missing(fresh, arena.book(), time.time()) == []
             arena.start()
         with arena.silence():
-            until(arena.serves)
+            eventually(arena.serves)
             assert arena.unrouted() == []

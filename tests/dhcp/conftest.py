@@ -7,7 +7,6 @@ import ctypes
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
@@ -151,21 +150,6 @@ def book(tmp_path: Path) -> Iterator[Book]:
     database = open_database(tmp_path / "cocoon-net.db")
     yield Book(database)
     database.conn.close()
-
-
-def eventually(act: Callable[[], Any], seconds: float = 5.0) -> Any:
-    """Return ``act()`` as soon as it is true."""
-    until = time.monotonic() + seconds
-    while not (value := act()):
-        if time.monotonic() > until:
-            raise AssertionError(f"still {value!r} after {seconds} s")
-        time.sleep(0.02)
-    return value
-
-
-@pytest.fixture(name="eventually")
-def _eventually() -> Callable[..., Any]:
-    return eventually
 
 
 class Serving:

@@ -16,6 +16,7 @@ from cocoon_net.lab import guests, machine, namespace
 from cocoon_net.lab import lab as labs
 from cocoon_net.lab.guests import Guest
 from cocoon_net.lab.lab import Lab, Shape
+from cocoon_net.lab.patience import eventually
 
 pytestmark = pytest.mark.root
 
@@ -58,14 +59,14 @@ def test_a_guest_leases_and_is_configured_by_its_client(served: Lab, name: str, 
     assert guests.add(served, guest) == ADDRESSES[name]
     assert guests.listed(served) == [(guest, ADDRESSES[name])]
 
-    deadline = time.monotonic() + 5  # the client's script goes on after the address
-    seen = ""
-    while "default" not in seen or "1.1.1.1" not in seen:
-        assert time.monotonic() < deadline, seen
-        seen = machine.run(served, name, ["sh", "-c", "hostname; ip route; cat /etc/resolv.conf; ip link"]).out
-    assert seen.startswith("zebra\n")
-    assert "default via 172.20.100.1" in seen
-    assert MACS[name] in seen
+    def seen() -> str:
+        return machine.run(served, name, ["sh", "-c", "hostname; ip route; cat /etc/resolv.conf; ip link"]).out
+
+    # The client's script goes on after the address.
+    eventually(lambda: all(word in seen() for word in ("default", "1.1.1.1")), 5, why=seen)
+    assert seen().startswith("zebra\n")
+    assert "default via 172.20.100.1" in seen()
+    assert MACS[name] in seen()
     assert Path("/etc/resolv.conf").read_bytes() == resolver, "the machine's own resolv.conf is not the guest's"
     assert machine.run(served, name, ["ping", "-c", "1", "-W", "1", "172.20.100.1"]).code == 0
 

@@ -18,6 +18,7 @@ from cocoon_net.lab import lab as labs
 from cocoon_net.lab import machine, namespace, process
 from cocoon_net.lab.cloud import Admin
 from cocoon_net.lab.lab import Lab, Shape, shape_of
+from cocoon_net.lab.patience import eventually
 from cocoon_net.lab.status import look
 from cocoon_net.lab.task import Task
 
@@ -289,9 +290,7 @@ def paper(lab: Lab) -> Lab:
 def kill(task: Task | None) -> None:
     assert task is not None
     os.kill(task.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 5
-    while task.alive and time.monotonic() < deadline:
-        time.sleep(0.005)
+    eventually(lambda: not task.alive, 5)
 
 
 def ip(lab: Lab, who: str, words: str) -> str:
@@ -301,7 +300,4 @@ def ip(lab: Lab, who: str, words: str) -> str:
 
 
 def wait_for_links(lab: Lab, who: str, count: int) -> None:
-    deadline = time.monotonic() + 5
-    while len(look(lab)["nodes"][0]["links"]) < count:
-        assert time.monotonic() < deadline, "the link did not appear"
-        time.sleep(0.02)
+    eventually(lambda: len(look(lab)["nodes"][0]["links"]) >= count, 5)

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from cocoon_net.errors import Locked, SpecError
+from cocoon_net.lab.patience import eventually
 from cocoon_net.locks import locked
 from cocoon_net.site import Site
 from cocoon_net.supervisor.daemon import DaemonOptions, daemon_owner, reload_running, serve
@@ -34,14 +35,6 @@ MAC = "02:00:00:00:00:{:02x}"
 
 def run(*words: str) -> str:
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout
-
-
-def eventually(what: Any, seconds: float = 10.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
-    return found
 
 
 @dataclass

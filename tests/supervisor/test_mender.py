@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from cocoon_net.errors import NodeError
+from cocoon_net.lab.patience import eventually
 from cocoon_net.node.notices import Stir, Topic
 from cocoon_net.supervisor import mender
 from cocoon_net.supervisor.mender import REST, TRUCE, TUG, WITHIN, Mended, Mender, rest, steps_of
@@ -47,9 +49,8 @@ def listening(ear: Ear, *outcomes: Mended, seconds: float = 1.0) -> list[Stir]:
 
     one = Mender(ear, mend)  # type: ignore[arg-type]
     one.start()
-    until = time.monotonic() + seconds
-    while (ear.heard or answers) and time.monotonic() < until:
-        time.sleep(0.01)
+    with contextlib.suppress(TimeoutError):
+        eventually(lambda: not (ear.heard or answers), seconds)
     time.sleep(0.05)
     one.stop()
     return asked

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
@@ -13,6 +13,7 @@ import pytest
 from loguru import logger
 
 from cocoon_net.events import Bus, LeaseBound, LeaseReleased, LeaseRenewed, PoolExhausted, RouteFailed, RouteInstalled
+from cocoon_net.lab.patience import eventually
 from cocoon_net.supervisor import narrator, refusals
 from cocoon_net.supervisor.narrator import Narrator
 
@@ -160,10 +161,3 @@ def test_a_storm_is_told_a_few_lines_at_a_time() -> None:
     logger.remove(handler)
     gaps = [after - before for before, after in zip(at, at[narrator.AT_ONCE :], strict=False)]
     assert min(gaps) >= narrator.APART
-
-
-def eventually(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -21,6 +21,7 @@ import pytest
 
 from cocoon_net.dhcp.lease import State
 from cocoon_net.events import LeaseBound
+from cocoon_net.lab.patience import eventually
 from cocoon_net.records import Pool
 from cocoon_net.supervisor import view
 from cocoon_net.supervisor.feed import Feed
@@ -145,10 +146,7 @@ class Browser:
 
     def until(self, script: str) -> None:
         """Wait until an expression is true on the page."""
-        deadline = time.monotonic() + 30
-        while not self.ask(script):
-            assert time.monotonic() < deadline, script
-            time.sleep(0.05)
+        eventually(lambda: self.ask(script), 30, why=lambda: script)
 
     def open(self, address: str, width: int = 1280, scheme: str = "light") -> None:
         """Load a page on a screen so wide."""

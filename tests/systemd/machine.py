@@ -19,12 +19,13 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from cocoon_net.lab import machine as machines
-from cocoon_net.lab import namespace, package, vm
+from cocoon_net.lab import namespace, package, patience, vm
 from cocoon_net.lab.lab import Lab
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +33,8 @@ PROGRAM = "/opt/cocoon-net/bin/cocoon-net"
 UNIT = "cocoon-net.service"
 STATE = "/var/lib/cocoon/net"
 
-T = TypeVar("T")
+eventually = partial(patience.eventually, seconds=60.0)
+"""A boot, or a service that is started again, takes its time."""
 
 _UNWANTED = (
     # They would write settings of the whole machine, wait for consoles, or are of no use to the test.
@@ -153,14 +155,6 @@ class Machine:
             connection.sock = channel
             connection.request("GET", target)
             return json.loads(connection.getresponse().read())
-
-
-def eventually(what: Callable[[], T], seconds: float = 60.0, why: Callable[[], str] = str) -> T:
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, f"it did not come to pass: {why()}"
-        time.sleep(0.05)
-    return found
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from urllib3.exceptions import HTTPError
 
 from cocoon_net.errors import NodeError, SpecError
 from cocoon_net.lab.cloud import Admin, Cloud, Seed
+from cocoon_net.lab.patience import eventually
 from cocoon_net.lab.view import Rule, View
 
 
@@ -97,9 +98,7 @@ def test_a_fabric_that_fails_is_shown_the_view_again(start):
             raise NodeError("not yet")
 
     start(on_view=show)
-    deadline = time.monotonic() + 5
-    while seen.qsize() < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    eventually(lambda: seen.qsize() >= 2, 5)
     assert seen.get() == seen.get()
 
 
@@ -159,9 +158,7 @@ def test_what_was_answered_before_a_kill_under_load_is_there_after_it(tmp_path, 
     threads = [threading.Thread(target=create) for _ in range(4)]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + 10
-    while len(answered) < 40 and time.monotonic() < deadline:
-        time.sleep(0.005)
+    eventually(lambda: len(answered) >= 40)
     process.send_signal(signal.SIGKILL)
     process.wait()
     for thread in threads:
