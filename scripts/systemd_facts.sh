@@ -20,6 +20,19 @@ repaired() { # repaired "BREAK" "SHOW"
   local right
   right=$(eval "$2") && [ -n "$right" ] && eval "$1" && within 60 eval "[ \"\$($2)\" = '$right' ]" || { echo "wanted $right"; eval "$2"; false; }
 }
+insists() { # in the service's sandbox a process that only ran in idle time gets a share of the processor
+  local line settings=()
+  while read -r line; do settings+=(-p "$line"); done < <(grep -E '^(CapabilityBoundingSet|NoNewPrivileges|LimitNICE|SystemCall\w+)=' /etc/systemd/system/$unit)
+  systemd-run --quiet --wait --pipe "${settings[@]}" /opt/cocoon-net/bin/python -c '
+import os, subprocess, sys
+from cocoon_net.supervisor import auditor
+with subprocess.Popen(["sleep", "20"]) as one:
+    os.sched_setscheduler(one.pid, os.SCHED_IDLE, os.sched_param(0))
+    auditor._insist(one.pid)
+    left = os.sched_getscheduler(one.pid), os.getpriority(os.PRIO_PROCESS, one.pid)
+    one.kill()
+sys.exit(0 if left == (os.SCHED_OTHER, 10) else f"policy and niceness are {left}")'
+}
 another() { [ "$(show SubState)" = running ] && [ "$(show MainPID)" != "$1" ]; }
 finish() {
   say "done: $(uname -r), $(systemctl --version | head -n 1)"
@@ -46,6 +59,8 @@ so "its status says so" sh -c "systemctl status $unit | grep 'Status: \"serving:
 so "the kernel loaded bridge and nf_tables for it" sh -c 'lsmod | grep -q "^bridge " && lsmod | grep -q "^nf_tables "'
 so "it may not load any" sh -c "grep CapBnd: /proc/$(show MainPID)/status | grep -q 0000000000003400"
 so "systemd-analyze counts less than 3.0" systemd-analyze security --threshold=29 $unit
+so "its PID file is there" sh -c '[ "$(cat /run/cocoon-net.pid)" = '"$(show MainPID)"' ]'
+so "an audit that takes long gets a share of the processor" insists
 so "it took the Go lease over" sh -c 'ip route show 172.20.100.2 | grep -q cni0'
 
 ip netns add guest
