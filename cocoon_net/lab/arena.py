@@ -6,7 +6,6 @@ Nothing of a lab is in it but the daemon itself, on a ``pool.json`` as the Go to
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import random
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple
 
 from cocoon_net.lab.load import Heard
 from cocoon_net.lab.patience import eventually
+from cocoon_net.unix_http import ask
 
 SUBNET, GATEWAY, FIRST = "172.20.0.0/16", "172.20.0.1", int(IPv4Address("172.20.1.0"))
 POOL = 60_000
@@ -188,12 +188,8 @@ class Arena:
 
     def get(self, target: str) -> dict[str, Any]:
         """Ask the daemon by its control socket."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
-            caller.connect(str(self.home / "cocoon-net" / "control.sock"))
-            connection = http.client.HTTPConnection("cocoon-net")
-            connection.sock = caller
-            connection.request("GET", target)
-            return dict(json.loads(connection.getresponse().read()))
+        _, said = ask(self.home / "cocoon-net" / "control.sock", "GET", target)
+        return dict(json.loads(said))
 
     def kill(self) -> None:
         """SIGKILL: ``ip netns exec`` and ``nsenter`` have become the daemon itself."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import http.client
 import os
 import random
 import signal
@@ -24,8 +23,10 @@ from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from cocoon_net.lab.guests import address_of
 from cocoon_net.lab.patience import eventually
 from cocoon_net.lab.station import Station, pinged, station
+from cocoon_net.unix_http import ask
 
 SPEC = ("--platform", "volcengine", "--node-name", "cocoon-pool", "--subnet", "172.20.100.0/24", "--pool-size", "140")
 TIMES = 60
@@ -194,26 +195,18 @@ class Soak:
 
     def _listeners_come_and_go(self) -> bool:
         """Somebody reads everything that there is to read, and streams that nobody reads are left open."""
-        path = str(self.node.home / "run" / "cocoon-net" / "control.sock")
+        path = self.node.home / "run" / "cocoon-net" / "control.sock"
         streams = []
         for _ in range(4):
             stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            stream.connect(path)
+            stream.connect(str(path))
             stream.sendall(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
             streams.append(stream)
         for where in ("status", "leases", "findings", "view"):
-            self._get(path, f"/v1/{where}")
+            ask(path, "GET", f"/v1/{where}")
         for stream in streams:
             stream.close()
         return True
-
-    def _get(self, path: str, what: str) -> None:
-        connection = http.client.HTTPConnection("x", timeout=10)
-        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.sock.connect(path)
-        with contextlib.closing(connection):
-            connection.request("GET", what)
-            connection.getresponse().read()
 
     def _guest_comes_and_goes(self, number: int) -> bool:
         eventually((self.node.home / "cni" / "30-cocoon-dhcp.conflist").exists)  # it may have been pulled just now
@@ -249,7 +242,7 @@ def soak(hours: int, seed: int, say: Callable[[str], None] = print) -> list[str]
         every = str(180 / TIMES)
         log = stack.enter_context(node.serving("--metrics-addr", "", "--audit-every", every, "--trusted-port", "load0"))
         node.lab("guest", "add", "node1", "steady")
-        address = next(row.split()[3].partition("/")[0] for row in _addresses(f"{node.name}-steady"))
+        address = str(address_of(f"{node.name}-steady"))
         one, pid = Soak(node, guest, random.Random(seed)), node.daemon
         say("hour  RSS MB  files  threads   DB MB  leased    pings  lost  in a row")
         for number in range(1, hours + 1):
@@ -278,11 +271,6 @@ def soak(hours: int, seed: int, say: Callable[[str], None] = print) -> list[str]
         for line in errors[:5]:
             say(line)
     return wrong
-
-
-def _addresses(space: str) -> list[str]:
-    line = ["ip", "-n", space, "-4", "-o", "addr", "show", "dev", "eth0"]
-    return subprocess.run(line, check=True, capture_output=True, text=True).stdout.splitlines()
 
 
 def main() -> int:

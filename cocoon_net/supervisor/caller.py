@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from cocoon_net.errors import CocoonError, NodeTransient, Refused, SpecError, St
 from cocoon_net.site import Site
 from cocoon_net.supervisor.desk import ClosedDesk, Desk, Document
 from cocoon_net.supervisor.presence import daemon_owner
-
-PATIENCE = 10.0
+from cocoon_net.unix_http import ask
 
 
 class Unanswered(NodeTransient):
@@ -64,11 +62,9 @@ class Caller:
         return self._ask("GET", "/v1/view")
 
     def _ask(self, method: str, target: str) -> Document:
-        connection = _Connection(self._path)
         try:
-            connection.request(method, target)
-            reply = connection.getresponse()
-            body: Any = json.loads(reply.read() or b"{}")
+            status, said = ask(self._path, method, target)
+            body: Any = json.loads(said or b"{}")
         except PermissionError as error:
             raise Refused(f"{self._path} may not be used: {error.strerror}", hint="run as root") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -76,11 +72,9 @@ class Caller:
                 f"a daemon lives, and its control socket {self._path} does not answer: {error}",
                 hint="give the --run-dir or --control-socket that the daemon was given",
             ) from error
-        finally:
-            connection.close()
-        if reply.status < 300:
+        if status < 300:
             return dict(body)
-        raise _error(reply.status, body)
+        raise _error(status, body)
 
 
 def open_desk(site: Site, *, reading: bool) -> Desk:
@@ -102,14 +96,3 @@ def _error(status: int, body: Document) -> CocoonError:
             return SpecError(message, hint=hint)
         case _:
             return StoreError(message, hint=hint)
-
-
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("cocoon-net", timeout=PATIENCE)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self.sock.settimeout(PATIENCE)
-        self.sock.connect(str(self._path))

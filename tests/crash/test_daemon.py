@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from cocoon_net import unix_http
 from cocoon_net.lab.patience import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -46,13 +45,7 @@ class Daemon:
             return False
 
     def ask(self, method: str, path: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("cocoon-net", timeout=5)
-        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with connection.sock:
-            connection.sock.connect(str(self.socket))
-            connection.request(method, path)
-            response = connection.getresponse()
-            return response.status, response.read()
+        return unix_http.ask(self.socket, method, path)
 
     def end(self, number: int) -> float:
         """Send a signal and return the seconds until the process is gone."""

@@ -21,19 +21,9 @@ from cocoon_net.errors import NodeError, Refused, SpecError, StoreError
 from cocoon_net.events import LeaseReleased
 from cocoon_net.supervisor.control import ControlSocket, parse_mac, routes
 from cocoon_net.supervisor.feed import Feed
+from cocoon_net.unix_http import UnixConnection
 
 MAC = "02:42:ac:11:00:02"
-
-
-class Unix(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("cocoon-net", timeout=5)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(5)
-        self.sock.connect(str(self.path))
 
 
 class Table:
@@ -107,7 +97,7 @@ def control(tmp_path: Path, table: Table) -> Iterator[ControlSocket]:
 
 
 def ask(path: Path, method: str, target: str, body: bytes | None = None) -> tuple[int, dict[str, str], bytes]:
-    connection = Unix(path)
+    connection = UnixConnection(path)
     try:
         connection.request(method, target, body=body)
         reply = connection.getresponse()
@@ -287,7 +277,7 @@ def test_events_are_lines_of_json_until_the_daemon_stops(tmp_path: Path, table: 
     shown = Shown()
     served = ControlSocket(tmp_path / "control.sock", routes(table, shown))
     served.start()
-    connection = Unix(served.path)
+    connection = UnixConnection(served.path)
     connection.request("GET", "/v1/events")
     reply = connection.getresponse()
     assert reply.status == 200 and reply.getheader("Content-Type") == "application/x-ndjson"
@@ -309,7 +299,7 @@ def test_a_slow_reader_is_dropped_and_told_so_and_holds_nobody_up(tmp_path: Path
     shown = Shown()
     served = ControlSocket(tmp_path / "control.sock", routes(table, shown))
     served.start()
-    connection = Unix(served.path)
+    connection = UnixConnection(served.path)
     connection.request("GET", "/v1/events")
     reply = connection.getresponse()
     assert reply.readline() == b"\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from cocoon_net import unix_http
 from cocoon_net.errors import Locked, SpecError
 from cocoon_net.lab.patience import eventually
 from cocoon_net.locks import locked
@@ -84,14 +84,8 @@ class Node:
         return (self.home / "log").read_text()
 
     def ask(self, method: str, target: str) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("cocoon-net", timeout=5)
-        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.sock.connect(str(self.site.control_socket))
-        with contextlib.closing(connection):
-            connection.request(method, target)
-            reply = connection.getresponse()
-            body = reply.read()
-        return reply.status, json.loads(body) if body else None
+        status, body = unix_http.ask(self.site.control_socket, method, target)
+        return status, json.loads(body) if body else None
 
     def routes(self) -> set[str]:
         return {line.split()[0] for line in self.ip("route", "show", "proto", "174").splitlines()}

@@ -8,7 +8,6 @@ is unpacked into the lab's cache.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cocoon_net import unix_http
 from cocoon_net.lab import machine as machines
 from cocoon_net.lab import namespace, package, patience, vm
 from cocoon_net.lab.lab import Lab
@@ -149,12 +149,8 @@ class Machine:
 
     def ask(self, target: str) -> Any:
         """GET from the control socket, and return what it says."""
-        connection = http.client.HTTPConnection("cocoon-net", timeout=5)
-        with contextlib.closing(connection), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
-            channel.connect(f"/proc/{self.leader}/root/run/cocoon-net/control.sock")
-            connection.sock = channel
-            connection.request("GET", target)
-            return json.loads(connection.getresponse().read())
+        _, said = unix_http.ask(Path(f"/proc/{self.leader}/root/run/cocoon-net/control.sock"), "GET", target)
+        return json.loads(said)
 
 
 @contextlib.contextmanager

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cocoon_net.errors import NodeError, SpecError
+from cocoon_net.unix_http import ask
 
 
 class Admin:
@@ -86,30 +86,15 @@ class Admin:
         self._ask("POST", "/shutdown")
 
     def _ask(self, method: str, path: str, body: object = None) -> Any:
-        connection = _UnixConnection(self.path, self._timeout)
+        given = None if body is None else json.dumps(body).encode()
         try:
-            connection.request(method, path, None if body is None else json.dumps(body).encode())
-            response = connection.getresponse()
-            answer = json.loads(response.read())
+            status, said = ask(self.path, method, path, given, timeout=self._timeout)
+            answer = json.loads(said)
         except (OSError, http.client.HTTPException) as error:
             raise NodeError(
                 f"the lab's cloud does not answer at {self.path}: {error}",
                 hint="build the lab with `cocoon-net lab up`",
             ) from None
-        finally:
-            connection.close()
-        if response.status != 200:
+        if status != 200:
             raise SpecError(answer["problems"], hint=answer["hint"])
         return answer
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        """Connect to the Unix socket in place of a host."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
