@@ -29,6 +29,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cocoon_net.lab.bridged import bridged, ip
+
 PACKAGES = ("kea-dhcp4-server", "kea-admin", "isc-dhcp-server", "dnsmasq-base", "udhcpd")
 SUBNET, GATEWAY, RELAY = "172.20.0.0/16", "172.20.0.1", "172.20.255.254"
 FIRST = IPv4Address("172.20.1.0")
@@ -342,17 +346,7 @@ def quantiles(times: list[float]) -> tuple[float, float]:
 def playground() -> Iterator[tuple[str, str]]:
     """Make a server's and a client's namespace with a bridge between them, and take them away again."""
     server, client = f"bp{os.getpid()}s", f"bp{os.getpid()}c"
-    with contextlib.ExitStack() as stack:
-        for name in (server, client):
-            ip("netns", "add", name)
-            stack.callback(ip, "netns", "del", name)
-            ip("-n", name, "link", "set", "lo", "up")
-        ip("-n", server, "link", "add", "cni0", "type", "bridge")
-        ip("-n", server, "addr", "add", f"{GATEWAY}/16", "dev", "cni0")
-        ip("-n", server, "link", "set", "cni0", "up")
-        ip("-n", server, "link", "add", "port0", "type", "veth", "peer", "name", "eth0", "netns", client)
-        ip("-n", server, "link", "set", "port0", "master", "cni0", "up")
-        ip("-n", client, "link", "set", "eth0", "up")
+    with bridged(server, f"{GATEWAY}/16", client):
         ip("-n", client, "addr", "add", f"{RELAY}/16", "dev", "eth0")
         yield server, client
 
@@ -394,11 +388,6 @@ def install() -> None:
     finally:
         if ours_to_remove:
             policy.unlink()
-
-
-def ip(*arguments: str) -> None:
-    """Run ip(8)."""
-    subprocess.run(["ip", *arguments], check=True)
 
 
 if __name__ == "__main__":

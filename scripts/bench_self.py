@@ -25,6 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cocoon_net import records
+from cocoon_net.lab.bridged import bridged
 from cocoon_net.lab.load import Clients
 
 SUBNET = IPv4Network("172.20.0.0/16")
@@ -52,16 +53,7 @@ def bench(options: argparse.Namespace) -> int:
     server, client = f"bd{os.getpid()}s", f"bd{os.getpid()}c"
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        for name in (server, client):
-            ip("netns", "add", name)
-            stack.callback(ip, "netns", "del", name)
-            ip("-n", name, "link", "set", "lo", "up")
-        ip("-n", server, "link", "add", "cni0", "type", "bridge")
-        ip("-n", server, "addr", "add", "172.20.0.1/16", "dev", "cni0")
-        ip("-n", server, "link", "set", "cni0", "up")
-        ip("-n", server, "link", "add", "port0", "type", "veth", "peer", "name", "eth0", "netns", client)
-        ip("-n", server, "link", "set", "port0", "master", "cni0", "up")
-        ip("-n", client, "link", "set", "eth0", "up")
+        stack.enter_context(bridged(server, "172.20.0.1/16", client))
         command = [sys.executable, __file__, "--serve", str(directory), "--pool", str(options.pool)]
         if options.profile:
             command.append("--profile")
@@ -182,11 +174,6 @@ def usage(pid: int) -> tuple[float, float, int]:
     peak = int(status.split("VmHWM:")[1].split()[0])
     ticks = os.sysconf("SC_CLK_TCK")
     return int(fields[11]) / ticks, int(fields[12]) / ticks, peak
-
-
-def ip(*arguments: str) -> None:
-    """Run ip(8)."""
-    subprocess.run(["ip", *arguments], check=True)
 
 
 if __name__ == "__main__":

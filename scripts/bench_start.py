@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -24,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from cocoon_net import records
 from cocoon_net.dhcp.book import Book
 from cocoon_net.dhcp.lease import Lease, State
+from cocoon_net.lab.bridged import bridged
 from cocoon_net.store import open_database
 
 FIRST = int(IPv4Address("172.20.1.0"))
@@ -38,28 +38,14 @@ def main() -> int:
     options = parser.parse_args()
     if os.geteuid():
         parser.error("needs root, for network namespaces")
+    space = f"bs{os.getpid()}"
     for leases in (0, options.leases):
-        with tempfile.TemporaryDirectory() as home, bridge() as space:
+        with tempfile.TemporaryDirectory() as home, bridged(space, "172.20.0.1/16"):
             fill(Path(home) / "state", leases)
             found = [start(Path(home), space) for _ in range(options.rounds)]
         told = " ".join(f"{seconds:.2f}" for seconds, _ in found)
         print(f"{leases:>6} leases: serving after {told} s; peak RSS {max(peak for _, peak in found) // 1024} MB")
     return 0
-
-
-@contextlib.contextmanager
-def bridge() -> Iterator[str]:
-    """Have a namespace with a bridge; yields its name."""
-    space = f"bs{os.getpid()}"
-    ip("netns", "add", space)
-    try:
-        ip("-n", space, "link", "set", "lo", "up")
-        ip("-n", space, "link", "add", "cni0", "type", "bridge")
-        ip("-n", space, "addr", "add", "172.20.0.1/16", "dev", "cni0")
-        ip("-n", space, "link", "set", "cni0", "up")
-        yield space
-    finally:
-        ip("netns", "del", space)
 
 
 def fill(state: Path, leases: int) -> None:
@@ -100,11 +86,6 @@ def start(home: Path, space: str) -> tuple[float, int]:
         process.terminate()
         process.wait()
     return took, peak
-
-
-def ip(*words: str) -> None:
-    """Run ip(8)."""
-    subprocess.run(["ip", *words], check=True)
 
 
 if __name__ == "__main__":

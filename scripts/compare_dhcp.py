@@ -29,6 +29,7 @@ from cocoon_net.dhcp import wire
 from cocoon_net.dhcp.options import MessageType
 from cocoon_net.dhcp.wire import Packet
 from cocoon_net.lab import namespace
+from cocoon_net.lab.bridged import bridged, ip
 
 DISCOVER, OFFER, REQUEST, DECLINE, ACK, NAK, RELEASE, INFORM = MessageType
 NETWORK = IPv4Network("172.20.100.0/24")
@@ -368,41 +369,11 @@ CHECKS: dict[str, Callable[[Client], str]] = {
 @contextlib.contextmanager
 def bridge(name: str, client: str) -> Iterator[None]:
     """Make two namespaces: a bridge with our address, and a client with two ports of it."""
-
-    def ip(*words: str) -> None:
-        subprocess.run(["ip", *words], check=True)
-
-    try:
-        for one in (name, client):
-            ip("netns", "add", one)
-            ip("-n", one, "link", "set", "lo", "up")
-        ip("-n", name, "link", "add", "cni0", "address", "02:00:5e:00:00:01", "type", "bridge")
-        ip("-n", name, "address", "add", "172.20.100.1/24", "dev", "cni0")
-        ip("-n", name, "link", "set", "cni0", "up")
-        for number in range(2):
-            ip(
-                "-n",
-                name,
-                "link",
-                "add",
-                f"port{number}",
-                "type",
-                "veth",
-                "peer",
-                "name",
-                f"eth{number}",
-                "netns",
-                client,
-            )
-            ip("-n", name, "link", "set", f"port{number}", "master", "cni0", "up")
-            ip("-n", client, "link", "set", f"eth{number}", "up")
+    with bridged(name, "172.20.100.1/24", client, ports=2):
         # So that its kernel answers ARP for whatever address one of the clients has.
         for part in NETWORK.address_exclude(IPv4Network("172.20.100.0/29")):
             ip("-n", client, "route", "add", "local", str(part), "dev", "eth0")
         yield
-    finally:
-        for one in (client, name):
-            subprocess.run(["ip", "netns", "del", one], check=False)
 
 
 def answers(server: str) -> dict[str, str]:

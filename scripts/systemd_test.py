@@ -21,11 +21,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cocoon_net.errors import CocoonError  # noqa: E402
-from cocoon_net.lab import package  # noqa: E402
+from cocoon_net.errors import CocoonError
+from cocoon_net.lab import package
+
+ROOT = Path(__file__).resolve().parent.parent
 
 PACKAGES = shlex.split(
     "systemd-sysv dbus iptables iproute2 python3 python3-venv procps udhcpc busybox util-linux bash dash coreutils"

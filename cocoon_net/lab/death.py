@@ -166,9 +166,9 @@ def _watch_acts(watch: Watch) -> None:
             case "subprocess.Popen", (program, *_) if not str(program).endswith("-save"):
                 watch.before("act", f"start {program}")
             case "os.rename", (_, target, *_):
-                watch.before("act", f"rename to {os.path.basename(os.fsdecode(target))}")  # noqa: PTH119
+                watch.before("act", f"rename to {Path(os.fsdecode(target)).name}")
             case "os.remove", (path, *_):
-                watch.before("act", f"remove {os.path.basename(os.fsdecode(path))}")  # noqa: PTH119
+                watch.before("act", f"remove {Path(os.fsdecode(path)).name}")
             case "open", (str(path), _, int(flags)) if path.startswith("/proc/sys/") and flags & os.O_ACCMODE:
                 watch.before("act", f"set {path.removeprefix('/proc/sys/')}")
 
