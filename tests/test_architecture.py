@@ -15,11 +15,11 @@ PACKAGE = ROOT / "cocoon_net"
 
 LEVELS: dict[str, int] = {
     "": -1, "errors": -1, "clock": 0, "records": 0, "spec": 0, "site": 0, "events": 0, "stop": 0, "locks": 0,
-    "schema": 0, "unit": 0, "unix_http": 0, "manager": 1,
+    "schema": 0, "unit": 0, "unix_http": 0, "compiled": 0, "manager": 1,
     "formats": 1, "store": 1, "engine": 2,
     "dhcp.wire": 2, "dhcp.options": 2, "dhcp.lease": 2, "dhcp.pool": 2, "dhcp.allocator": 2, "dhcp.reply": 2,
     "dhcp.reservation": 2, "dhcp.settings": 2, "dhcp.relay": 2,
-    "node.rtnetlink": 2,
+    "node.rtnetlink": 2, "node.bpf": 2,
     "cloud": 3, "node": 3, "dhcp": 3,
     "steps": 3,
     "world": 5, "dhcp.server": 5, "dhcp.projection": 5, "dhcp.probe": 5, "recovery": 5,

@@ -7,11 +7,9 @@ bridge, so that the kernel sends no "port unreachable" and a second server is no
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import socket
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 
 from cocoon_net.dhcp import bulk, frame
@@ -20,6 +18,7 @@ from cocoon_net.dhcp.frame import CLIENT_PORT, EVERYBODY, SERVER_PORT
 from cocoon_net.dhcp.reply import DIRECT, RELAY, ROUTED, Destination
 from cocoon_net.dhcp.watch import Watch
 from cocoon_net.errors import CocoonError, NodeError, NodeTransient, Refused
+from cocoon_net.node import bpf
 
 BATCH = 256
 """Frames taken per wake-up: one commit for all of them, and 10 ms of work at most. A relay's socket has room for about
@@ -29,7 +28,7 @@ TOGETHER = 64
 """Replies handed to the kernel at once."""
 
 _EVERY_PROTOCOL, _IPV4 = 0x0003, 0x0800
-_SO_ATTACH_FILTER, _SO_RCVBUFFORCE, _SOL_PACKET, _IGNORE_OUTGOING = 26, 33, 263, 23
+_SO_RCVBUFFORCE, _SOL_PACKET, _IGNORE_OUTGOING = 33, 263, 23
 _RECEIVE_BUFFER = 8 << 20
 
 
@@ -51,12 +50,12 @@ class Ports:
         self._relays = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         self.socket = self._relays
         try:
-            _attach(self._relays, frame.silence())
+            bpf.attach(self._relays, frame.silence())
             self._relays.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name.encode() + b"\0")
             self._relays.bind(("0.0.0.0", SERVER_PORT))
             kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
             self.socket = socket.socket(socket.AF_PACKET, kind, socket.htons(_EVERY_PROTOCOL))
-            _attach(self.socket, frame.kernel_filter(watch.index, bridge.mac, server, everybody))
+            bpf.attach(self.socket, frame.kernel_filter(watch.index, bridge.mac, server, everybody))
             self.socket.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
             self.socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
             with contextlib.suppress(BlockingIOError):
@@ -92,7 +91,7 @@ class Ports:
         indexes = [index for name in names if (index := self._watch.ports.get(name))]
         with contextlib.suppress(OSError):  # the filter before stays in place: we only hear more than we need
             program = frame.kernel_filter(self._watch.index, self.mac, self._server, self._everybody, indexes)
-            _attach(self.socket, program)
+            bpf.attach(self.socket, program)
 
     def send(self, payload: bytes, destination: Destination, mac: bytes, port: str, kind: int = 0) -> None:
         """Have a reply of a kind sent by the next ``flush`` at the latest.
@@ -131,12 +130,6 @@ class Ports:
         """Close both sockets."""
         self.socket.close()
         self._relays.close()
-
-
-def _attach(sock: socket.socket, program: bytes) -> None:
-    """Give a socket its classic BPF program (struct sock_fprog: count, pointer)."""
-    code = ctypes.create_string_buffer(program, len(program))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program) // 8, ctypes.addressof(code)))
 
 
 def _refusal(error: OSError, name: str) -> CocoonError:

@@ -18,7 +18,7 @@ from enum import StrEnum
 from ipaddress import IPv4Network
 
 from cocoon_net.errors import NodeError
-from cocoon_net.node import routewire
+from cocoon_net.node import bpf, routewire
 from cocoon_net.node.netlink import refusal
 from cocoon_net.node.rtnetlink import HEADER, SOL_NETLINK, attributes, messages
 from cocoon_net.records import ROUTE_PROTOCOL
@@ -30,7 +30,7 @@ _NETFILTER = 12
 _NEW_ROUTE, _DELETED_ROUTE = 24, 25
 _GENERATION = 10 << 8 | 15  # NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN: one for each commit of whoever
 _MAIN = 254
-_ADD_MEMBERSHIP, _SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 1, 26, 33
+_ADD_MEMBERSHIP, _SO_RCVBUFFORCE = 1, 33
 _BUFFER = 8 << 20  # a sweep withdraws 2,048 routes at once, and each notice takes about a KB
 _ALL = -1  # NETCONFA_IFINDEX_ALL
 
@@ -170,7 +170,8 @@ def _open(family: int, *groups: int) -> socket.socket:
     except OSError as error:
         raise refusal(error.errno or errno.EIO, "open a netlink socket") from error
     try:
-        _attach(one, _SPARE_ROUTES if family == socket.NETLINK_ROUTE else _SPARE_DETAILS)
+        program = _SPARE_ROUTES if family == socket.NETLINK_ROUTE else _SPARE_DETAILS
+        bpf.attach(one, b"".join(bpf.INSTRUCTION.pack(*line) for line in program))
         with contextlib.suppress(PermissionError):
             one.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         one.bind((0, 0))
@@ -203,11 +204,3 @@ _SPARE_DETAILS = (
     (_RETURN, 0, 0, _KEEP),
     (_RETURN, 0, 0, 0),
 )
-
-
-def _attach(one: socket.socket, program: tuple[tuple[int, int, int, int], ...]) -> None:
-    import ctypes
-
-    code = b"".join(struct.pack("=HBBI", *line) for line in program)
-    buffer = ctypes.create_string_buffer(code)
-    one.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(buffer)))
