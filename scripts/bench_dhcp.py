@@ -143,8 +143,13 @@ def udhcpd(setting: Setting) -> list[str]:
     return ["udhcpd", "-f", str(path)]
 
 
+def checkout(setting: Setting) -> list[str]:
+    """Our daemon as the checkout has it, in pure Python."""
+    return ["env", "-u", "PYTHONPATH", *ours(setting)]
+
+
 def ours(setting: Setting) -> list[str]:
-    """Our daemon, whole, on a pool.json as the Go tool would have left it."""
+    """Our daemon, whole, on a pool.json as the Go tool would have left it; compiled, where ``scripts/bench`` could."""
     pool = {
         "platform": "volcengine",
         "nodeName": "bench",
@@ -182,6 +187,7 @@ class Server:
 
 SERVERS: Mapping[str, Server] = {
     "ours": Server(ours, 8000, "fsync + route before ACK"),
+    "pure": Server(checkout, 8000, "the same, not compiled"),
     "kea": Server(kea, 6000, "no fsync"),
     "dhcpd": Server(dhcpd, 400, "fsync"),
     "dnsmasq": Server(dnsmasq, 300, "no fsync"),
@@ -239,7 +245,10 @@ def report(best: Mapping[str, Result]) -> None:
                 SERVERS[name].durable,
             )
         )
-    peers = [name for name in best if name != "ours"]
+    program = Path(sys.executable).with_name("cocoon-net")
+    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    print(f"ours: {told.stdout.strip()}")
+    peers = [name for name in best if name not in ("ours", "pure")]
     if "ours" in best and peers:
         peer = max(peers, key=lambda name: best[name].per_second)
         mine, other = best["ours"], best[peer]

@@ -16,7 +16,7 @@ import time
 from ipaddress import IPv4Address
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from cocoon_net.dhcp.lease import Lease, State
 from cocoon_net.dhcp.projection import LeaseFile

@@ -22,7 +22,7 @@ import time
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from cocoon_net import records
 from cocoon_net.lab.bridged import bridged

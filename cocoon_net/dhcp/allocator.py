@@ -319,7 +319,7 @@ class Allocator:
 
         Their clients get a NAK when they renew, and a new address.
         """
-        before, now = self.pool.members - self.pool.owners.keys(), pool.members - pool.owners.keys()
+        before, now = self.pool.members.difference(self.pool.owners), pool.members.difference(pool.owners)
         self.pool = pool
         for address, offer in list(self.offers.items()):
             if not self.takes(address, Client(offer.mac, offer.client_id, offer.port)):
