@@ -19,8 +19,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 HOT = (
-    "allocator", "batch", "bulk", "decision", "exchange", "frame", "guard", "histogram", "lease", "options", "pool",
-    "ports", "relay", "reply", "routes", "trace", "wire",
+    "batch", "bulk", "choice", "decision", "exchange", "frame", "guard", "histogram", "lease", "options", "pool",
+    "ports", "relay", "reply", "routes", "table", "trace", "wire",
 )  # fmt: skip
 """Modules of ``cocoon_net.dhcp``; each is fully typed."""
 

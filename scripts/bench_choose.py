@@ -17,10 +17,11 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from cocoon_net import records
-from cocoon_net.dhcp.allocator import Allocator
+from cocoon_net.dhcp.choice import choose
 from cocoon_net.dhcp.lease import Client, Lease, State
 from cocoon_net.dhcp.pool import Pool
 from cocoon_net.dhcp.reservation import Reservation
+from cocoon_net.dhcp.table import Table
 
 SUBNET, GATEWAY = IPv4Network("172.20.0.0/16"), IPv4Address("172.20.0.1")
 FIRST, NOW, TIMES = int(GATEWAY) + 255, 1_800_000_000, 20_000
@@ -31,19 +32,19 @@ def mac(number: int) -> bytes:
     return b"\2\0" + number.to_bytes(4)
 
 
-def table(size: int, reserved: int = 0) -> Allocator:
+def table(size: int, reserved: int = 0) -> Table:
     """Return a table of ``size`` addresses, the first of them reserved for others."""
     addresses = tuple(IPv4Address(FIRST + number) for number in range(size))
     record = records.Pool(subnet=SUBNET, gateway=GATEWAY, dns=(), addresses=addresses, mtu=1500)
-    return Allocator(Pool.of(record, None, [Reservation(mac(1 << 24 | n), addresses[n]) for n in range(reserved)]))
+    return Table(Pool.of(record, None, [Reservation(mac(1 << 24 | n), addresses[n]) for n in range(reserved)]))
 
 
-def free(size: int) -> Allocator:
+def free(size: int) -> Table:
     """All are free."""
     return table(size)
 
 
-def cooling(size: int) -> Allocator:
+def cooling(size: int) -> Table:
     """All cool, and the longest that do are reserved for others."""
     made = table(size, size // 2)
     for number in range(size):
@@ -51,7 +52,7 @@ def cooling(size: int) -> Allocator:
     return made
 
 
-def offered(size: int) -> Allocator:
+def offered(size: int) -> Table:
     """All are on offer."""
     made = table(size)
     for number in range(size):
@@ -59,7 +60,7 @@ def offered(size: int) -> Allocator:
     return made
 
 
-def leased(size: int) -> Allocator:
+def leased(size: int) -> Table:
     """All are leased."""
     made = table(size)
     for number in range(size):
@@ -67,10 +68,10 @@ def leased(size: int) -> Allocator:
     return made
 
 
-CASES: dict[str, Callable[[int], Allocator]] = {"free": free, "cooling": cooling, "on offer": offered, "leased": leased}
+CASES: dict[str, Callable[[int], Table]] = {"free": free, "cooling": cooling, "on offer": offered, "leased": leased}
 
 
-def measure(made: Allocator) -> float:
+def measure(made: Table) -> float:
     """Return the best of three rounds; each stranger is given what it was chosen, so that the next finds another."""
     best = float("inf")
     for turn in range(3):
@@ -78,7 +79,7 @@ def measure(made: Allocator) -> float:
         for number in range(TIMES):
             client = Client(mac(1 << 30 | turn << 20 | number), b"", "tap")
             began = time.thread_time()
-            made.choose(client, 0, NOW + 9)
+            choose(made, client, 0, NOW + 9)
             spent += time.thread_time() - began
             if number % 50 == 0 and made.offers:
                 address = next(iter(made.offers))

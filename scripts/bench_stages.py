@@ -22,7 +22,6 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 from cocoon_net import records
 from cocoon_net.clock import SystemClock
 from cocoon_net.dhcp import frame, wire
-from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.batch import Batch
 from cocoon_net.dhcp.book import Book
 from cocoon_net.dhcp.guard import Guard
@@ -32,6 +31,7 @@ from cocoon_net.dhcp.pool import Pool
 from cocoon_net.dhcp.projection import LeaseFile
 from cocoon_net.dhcp.reply import destination, render
 from cocoon_net.dhcp.routes import Routes
+from cocoon_net.dhcp.table import Table
 from cocoon_net.dhcp.trace import Trace
 from cocoon_net.events import Bus
 from cocoon_net.lab.load import broadcast
@@ -85,7 +85,7 @@ class Bench:
         self.narrator = Narrator(self.bus)  # listens as in the daemon, and is never started
         self.book = Book(open_database(directory / "cocoon-net.db"))
         self.file = LeaseFile(directory / "leases.json")
-        self.table = Allocator(Pool.of(record))
+        self.table = Table(Pool.of(record))
         self.routes = Routes(self.bus, SystemClock().now)
         self.routes.connect(Nowhere(), ())
         self.guard = Guard(self.table, Limits(trusted=(PORT,)), self.bus.publish)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.book import Note
 from cocoon_net.dhcp.decision import Decision, name
 from cocoon_net.dhcp.lease import BOUND, Lease
 from cocoon_net.dhcp.routes import PRESENT, Routes
+from cocoon_net.dhcp.table import Table
 from cocoon_net.errors import StoreError
 
 
@@ -43,7 +43,7 @@ class Settled(NamedTuple):
 class Batch:
     """Decisions that share one commit. Each is applied to the table as it is taken, so that the next one sees it."""
 
-    def __init__(self, table: Allocator, now: int) -> None:
+    def __init__(self, table: Table, now: int) -> None:
         self._table = table
         self._now = now
         self._before: dict[int, Lease | None] = {}

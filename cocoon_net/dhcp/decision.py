@@ -8,9 +8,9 @@ from functools import lru_cache
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
-from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.lease import BOUND, COOLING, Client, Lease, State, Trigger, move
 from cocoon_net.dhcp.options import ACK, MessageType
+from cocoon_net.dhcp.table import Table
 from cocoon_net.events import AddressInUse, Event, LeaseBound, LeaseExpired, LeaseReleased, LeaseRenewed
 
 
@@ -74,7 +74,7 @@ def silence(reason: Reason) -> Decision:
     return Decision(reason)
 
 
-def bind(table: Allocator, address: int, client: Client, seconds: int, now: int, hostname: str = "") -> Decision:
+def bind(table: Table, address: int, client: Client, seconds: int, now: int, hostname: str = "") -> Decision:
     """Promise ``address`` to a client for ``seconds``; whatever else it held is given back in the same commit."""
     old, mac = table.at(address), client.mac
     renewed = old.state is BOUND and old.mac == mac
@@ -98,7 +98,7 @@ def bind(table: Allocator, address: int, client: Client, seconds: int, now: int,
     return Decision(reason, ACK, address, seconds, (*left.changes, lease), events=(*left.events, event))
 
 
-def leave(table: Allocator, lease: Lease, now: int) -> Decision:
+def leave(table: Table, lease: Lease, now: int) -> Decision:
     """Take ``lease`` from its client for good: it moves on, or the address is not ours to give any more."""
     state = move(lease.state, Trigger.REBIND)
     if lease.state is not BOUND:
@@ -108,13 +108,13 @@ def leave(table: Allocator, lease: Lease, now: int) -> Decision:
     return Decision(Reason.RELEASED, changes=(cooling,), events=(event,))
 
 
-def release(table: Allocator, lease: Lease, now: int, by: str) -> Decision:
+def release(table: Table, lease: Lease, now: int, by: str) -> Decision:
     """End a bound lease before its time; the address stays its client's while nobody else needs it."""
     event = LeaseReleased(when(now), IPv4Address(lease.address), name(lease.mac), by)
     return Decision(Reason.RELEASED, changes=(_cool(table, lease, Trigger.RELEASE, now),), events=(event,))
 
 
-def conflicting(table: Allocator, address: int, mac: bytes, now: int) -> Decision:
+def conflicting(table: Table, address: int, mac: bytes, now: int) -> Decision:
     """Quarantine an address on offer that ``mac`` answers for, though it has no lease of it."""
     until = now + table.pool.terms.quarantine
     quarantined = Lease(address, move(table.at(address).state, Trigger.DECLINE), until, since=now)
@@ -122,7 +122,7 @@ def conflicting(table: Allocator, address: int, mac: bytes, now: int) -> Decisio
     return Decision(Reason.CONFLICT, changes=(quarantined,), events=(event,))
 
 
-def end(table: Allocator, lease: Lease, now: int) -> Decision:
+def end(table: Table, lease: Lease, now: int) -> Decision:
     """End whatever state of an address has run out of time."""
     match lease.state:
         case State.OFFERED:
@@ -137,7 +137,7 @@ def end(table: Allocator, lease: Lease, now: int) -> Decision:
             return Decision(reason, changes=(lease._replace(state=state, ends=0, since=now),))
 
 
-def _cool(table: Allocator, lease: Lease, trigger: Trigger, now: int) -> Lease:
+def _cool(table: Table, lease: Lease, trigger: Trigger, now: int) -> Lease:
     return lease._replace(state=move(lease.state, trigger), ends=now + table.pool.terms.cooling, since=now)
 
 

@@ -16,7 +16,6 @@ from loguru import logger
 
 from cocoon_net.clock import Clock
 from cocoon_net.dhcp import frame, wire
-from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.batch import Batch, Settled
 from cocoon_net.dhcp.book import Book
 from cocoon_net.dhcp.conflict import WAIT, Conflicts
@@ -28,6 +27,7 @@ from cocoon_net.dhcp.options import ACK, INFORM, OFFER, SAID
 from cocoon_net.dhcp.ports import BATCH, Ports
 from cocoon_net.dhcp.reply import destination, render
 from cocoon_net.dhcp.routes import PRESENT, Routes
+from cocoon_net.dhcp.table import Table
 from cocoon_net.dhcp.trace import Trace
 from cocoon_net.dhcp.wire import Packet
 from cocoon_net.events import Bus
@@ -46,7 +46,7 @@ class Exchange:
 
     def __init__(
         self,
-        table: Allocator,
+        table: Table,
         routes: Routes,
         book: Book,
         guard: Guard,

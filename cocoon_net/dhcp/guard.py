@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from cocoon_net.dhcp import reply
-from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.decision import Decision, Reason, name, silence, when
 from cocoon_net.dhcp.lease import BOUND, COOLING, FREE, OFFERED
 from cocoon_net.dhcp.limits import Limits
+from cocoon_net.dhcp.table import Table
 from cocoon_net.dhcp.wire import Packet
 from cocoon_net.events import Event, PortRefused
 
@@ -86,7 +86,7 @@ class Guard:
     ``publish`` gets a PortRefused for the first refusal of a kind at a port, then at most one a minute.
     """
 
-    def __init__(self, table: Allocator, limits: Limits, publish: Callable[[Iterable[Event]], None]) -> None:
+    def __init__(self, table: Table, limits: Limits, publish: Callable[[Iterable[Event]], None]) -> None:
         self._table = table
         self.limits = limits
         self._publish = publish

@@ -87,6 +87,13 @@ def moved(lease: Lease, by: int) -> Lease:
     return lease._replace(ends=ends, since=lease.since + by)
 
 
+def owns(lease: Lease, client: Client) -> bool:
+    """Whether a lease or an offer is a client's: the rule of docs/decisions/0006-who-is-a-client.md."""
+    if lease.mac == client.mac:
+        return lease.client_id == client.id or not client.id or not lease.client_id
+    return bool(client.id and client.port) and lease.client_id == client.id and lease.port == client.port
+
+
 TRANSITIONS: tuple[tuple[Trigger, State, State], ...] = (
     (Trigger.OFFER, State.FREE, State.OFFERED),
     (Trigger.OFFER, State.COOLING, State.COOLING),

@@ -12,9 +12,9 @@ from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from cocoon_net.dhcp import wire
-from cocoon_net.dhcp.allocator import Allocator, owns
+from cocoon_net.dhcp.choice import choose, takes
 from cocoon_net.dhcp.decision import Decision, Reason, bind, leave, name, release, silence, when
-from cocoon_net.dhcp.lease import BOUND, COOLING, OFFERED, Client, Lease, Trigger, move
+from cocoon_net.dhcp.lease import BOUND, COOLING, OFFERED, Client, Lease, Trigger, move, owns
 from cocoon_net.dhcp.options import (
     ACK,
     CLIENT_ID,
@@ -35,6 +35,7 @@ from cocoon_net.dhcp.options import (
 )
 from cocoon_net.dhcp.pool import Pool
 from cocoon_net.dhcp.relay import link, server_of
+from cocoon_net.dhcp.table import Table
 from cocoon_net.dhcp.wire import SHORTEST_ID, TYPE, Packet
 from cocoon_net.events import LeaseDeclined, PoolExhausted
 
@@ -42,7 +43,7 @@ LEAST_SIZE, HEADERS = 576, 28
 """Octets of an IP datagram that any client takes (RFC 2131 §2), and of IP and UDP in front."""
 
 
-def decide(table: Allocator, packet: Packet, now: int) -> Decision:
+def decide(table: Table, packet: Packet, now: int) -> Decision:
     """Decide about one message from a client or a relay; ``now`` in Unix seconds."""
     if packet.op != wire.REQUEST:
         return silence(Reason.NOT_A_REQUEST)
@@ -52,13 +53,13 @@ def decide(table: Allocator, packet: Packet, now: int) -> Decision:
     return silence(Reason.NOT_A_REQUEST) if decide_about is None else decide_about(table, packet, now)
 
 
-def _discover(table: Allocator, packet: Packet, now: int) -> Decision:
+def _discover(table: Table, packet: Packet, now: int) -> Decision:
     """RFC 2131 §4.3.1. An offer is a courtesy: held in memory, not committed."""
     client = _client(packet)
-    address = table.choose(client, _address(packet, REQUESTED_ADDRESS), now)
+    address = choose(table, client, _address(packet, REQUESTED_ADDRESS), now)
     if address is None:
         return Decision(Reason.EXHAUSTED, events=(PoolExhausted(when(now), name(client.mac)),))
-    if table.pool.terms.rapid_commit and RAPID_COMMIT in packet.options and table.takes(address, client):
+    if table.pool.terms.rapid_commit and RAPID_COMMIT in packet.options and takes(table, address, client):
         return _promise(table, packet, client, address, now)  # RFC 4039 §3.1
     before = table.at(address)
     state = before.state
@@ -72,7 +73,7 @@ def _discover(table: Allocator, packet: Packet, now: int) -> Decision:
     return Decision(Reason.OFFERED, OFFER, address, _seconds(table, packet), offer=offer)
 
 
-def _request(table: Allocator, packet: Packet, now: int) -> Decision:
+def _request(table: Table, packet: Packet, now: int) -> Decision:
     """RFC 2131 §4.3.2: which of its four states the client is in shows in options 54, 50 and ciaddr (table 4)."""
     client = _client(packet)
     server, wished = _address(packet, SERVER_ID), _address(packet, REQUESTED_ADDRESS)
@@ -85,7 +86,7 @@ def _request(table: Allocator, packet: Packet, now: int) -> Decision:
     return _confirm(table, packet, client, packet.ciaddr or wished, now)
 
 
-def _select(table: Allocator, packet: Packet, client: Client, address: int, now: int) -> Decision:
+def _select(table: Table, packet: Packet, client: Client, address: int, now: int) -> Decision:
     """SELECTING: the client took our offer, which we may have forgotten meanwhile; a free address is still its.
 
     One that is free and was not offered, too: a NAK is for what cannot be satisfied (RFC 2131 §4.3.2).
@@ -95,7 +96,7 @@ def _select(table: Allocator, packet: Packet, client: Client, address: int, now:
     return _promise(table, packet, client, address, now)
 
 
-def _confirm(table: Allocator, packet: Packet, client: Client, address: int, now: int) -> Decision:
+def _confirm(table: Table, packet: Packet, client: Client, address: int, now: int) -> Decision:
     """INIT-REBOOT, RENEWING, REBINDING: the client believes that it has an address already."""
     if not address and REQUESTED_ADDRESS not in packet.options:
         return silence(Reason.NO_ADDRESS)
@@ -110,15 +111,15 @@ def _confirm(table: Allocator, packet: Packet, client: Client, address: int, now
         return _refuse(table, client, Reason.RESERVED, now)
     if table.held(client) is not None:
         return _refuse(table, client, Reason.NOT_ITS_OWN, now)
-    if packet.ciaddr and table.takes(address, client):
+    if packet.ciaddr and takes(table, address, client):
         # It renews what only we can have leased: our record was lost, its address need not be.
         return _promise(table, packet, client, address, now)
     # "If the DHCP server has no record of this client, then it MUST remain silent": another server may have one.
     return silence(Reason.NO_RECORD)
 
 
-def _promise(table: Allocator, packet: Packet, client: Client, address: int, now: int) -> Decision:
-    if table.takes(address, client):
+def _promise(table: Table, packet: Packet, client: Client, address: int, now: int) -> Decision:
+    if takes(table, address, client):
         hostname = _hostname(packet.options.get(HOSTNAME))
         return bind(table, address, client, _seconds(table, packet, address), now, hostname)
     pool = table.pool
@@ -131,15 +132,15 @@ def _promise(table: Allocator, packet: Packet, client: Client, address: int, now
     return _refuse(table, client, Reason.TAKEN, now)
 
 
-def _refuse(table: Allocator, client: Client, reason: Reason, now: int) -> Decision:
+def _refuse(table: Table, client: Client, reason: Reason, now: int) -> Decision:
     """NAK. A lease that the client may not keep ends with it: the address left the pool, or a reservation says so."""
     held = table.held(client)
-    if held is not None and held.state is BOUND and not table.takes(held.address, client):
+    if held is not None and held.state is BOUND and not takes(table, held.address, client):
         return leave(table, held, now)._replace(reason=reason, kind=NAK)
     return Decision(reason, NAK)
 
 
-def _decline(table: Allocator, packet: Packet, now: int) -> Decision:
+def _decline(table: Table, packet: Packet, now: int) -> Decision:
     """RFC 2131 §4.3.3: somebody else uses the address; its client must get another one."""
     if not _meant(table, packet):
         return silence(Reason.OTHER_SERVER)
@@ -153,7 +154,7 @@ def _decline(table: Allocator, packet: Packet, now: int) -> Decision:
     return Decision(Reason.DECLINED, changes=(quarantined,), events=(event,))
 
 
-def _release(table: Allocator, packet: Packet, now: int) -> Decision:
+def _release(table: Table, packet: Packet, now: int) -> Decision:
     """RFC 2131 §4.3.4: only its owner, only by the right address, only to us."""
     if not _meant(table, packet):
         return silence(Reason.OTHER_SERVER)
@@ -163,7 +164,7 @@ def _release(table: Allocator, packet: Packet, now: int) -> Decision:
     return release(table, lease, now, "client")
 
 
-def _inform(table: Allocator, packet: Packet, _: int) -> Decision:
+def _inform(table: Table, packet: Packet, _: int) -> Decision:
     """RFC 2131 §4.3.5: parameters only; no address, no lease time, and no look at leases."""
     address = packet.ciaddr or (0 if packet.giaddr else packet.source)
     if not address and not packet.giaddr:
@@ -173,7 +174,7 @@ def _inform(table: Allocator, packet: Packet, _: int) -> Decision:
     return Decision(Reason.INFORMED, ACK)
 
 
-_DECIDE: dict[int, Callable[[Allocator, Packet, int], Decision]] = {
+_DECIDE: dict[int, Callable[[Table, Packet, int], Decision]] = {
     MessageType.DISCOVER: _discover,
     MessageType.REQUEST: _request,
     MessageType.DECLINE: _decline,
@@ -188,7 +189,7 @@ def _client(packet: Packet) -> Client:
     return Client(packet.chaddr, name if len(name) >= SHORTEST_ID else b"", packet.port)
 
 
-def _meant(table: Allocator, packet: Packet) -> bool:
+def _meant(table: Table, packet: Packet) -> bool:
     """Whether a message is for us: its server identifier is ours, or it has none."""
     server, ours = _address(packet, SERVER_ID), table.pool.server
     return not server or server in (ours, server_of(packet, ours))
@@ -199,7 +200,7 @@ def _address(packet: Packet, code: Code) -> int:
     return 0 if value is None else int.from_bytes(value)
 
 
-def _seconds(table: Allocator, packet: Packet, address: int = 0) -> int:
+def _seconds(table: Table, packet: Packet, address: int = 0) -> int:
     """Return the lease time that the client asks for, else what was offered to it with ``address``, else ours."""
     wished = packet.options.get(LEASE_TIME)
     return (wished is None and table.lease_times.get(address)) or table.pool.seconds(wished)

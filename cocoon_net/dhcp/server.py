@@ -16,22 +16,22 @@ from loguru import logger
 from cocoon_net import records
 from cocoon_net.clock import Clock, Jumps, SystemClock
 from cocoon_net.dhcp import wire
-from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.book import Book, Note
+from cocoon_net.dhcp.choice import adopt
 from cocoon_net.dhcp.conflict import Conflicts
 from cocoon_net.dhcp.decision import end, release
 from cocoon_net.dhcp.exchange import Exchange
 from cocoon_net.dhcp.guard import Finding, Guard
 from cocoon_net.dhcp.lease import Client, Lease, State, moved
 from cocoon_net.dhcp.limits import Limits
-from cocoon_net.dhcp.options import ASKED, SAID
 from cocoon_net.dhcp.orders import Orders
 from cocoon_net.dhcp.pool import Pool
 from cocoon_net.dhcp.ports import Ports
 from cocoon_net.dhcp.projection import LeaseFile
 from cocoon_net.dhcp.routes import Routes, Wire
 from cocoon_net.dhcp.settings import Settings
-from cocoon_net.dhcp.snapshot import Snapshot
+from cocoon_net.dhcp.snapshot import Snapshot, take
+from cocoon_net.dhcp.table import Table
 from cocoon_net.dhcp.trace import Traced
 from cocoon_net.dhcp.watch import Watch
 from cocoon_net.errors import CocoonError, NodeTransient, SpecError, StoreError
@@ -80,7 +80,7 @@ class Server:
         self._changed = changed
         self._connect = connect
         self._beat = beat
-        self._table = Allocator(self._compiled(pool), book.leases())
+        self._table = Table(self._compiled(pool), book.leases())
         self._routes = Routes(self._bus, self._clock.now)
         self._unrouted: set[int] = set()
         self._guard = Guard(self._table, limits or Limits(), self._bus.publish)
@@ -167,32 +167,7 @@ class Server:
 
     def snapshot(self) -> Snapshot:
         """Return the counts of this moment; cheap."""
-        counts = dict(self._table.counts)
-        return Snapshot(
-            serving=self._ports is not None,
-            size=len(self._table.pool.members),
-            free=self._table.free,
-            bound=counts[State.BOUND],
-            offered=counts[State.OFFERED],
-            cooling=counts[State.COOLING],
-            quarantined=counts[State.QUARANTINED],
-            routes=len(self._routes),
-            commits=self._book.commits,
-            commit_failures=self._exchange.commit_failures,
-            route_failures=self._routes.failures,
-            unsent=self._exchange.unsent,
-            muted=self._guard.muted,
-            decided={str(reason): count for reason, count in list(self._exchange.decided.items())},
-            malformed={str(reason): count for reason, count in list(self._exchange.malformed.items())},
-            received={kind.name.lower(): self._exchange.received[kind] for kind in ASKED},
-            sent={kind.name.lower(): self._exchange.sent[kind] for kind in SAID},
-            times={
-                "offer": self._exchange.offer_times.read(),
-                "ack": self._exchange.ack_times.read(),
-                "commit": self._book.times.read(),
-                "netlink": self._routes.times.read(),
-            },
-        )
+        return take(self._ports is not None, self._table, self._routes, self._book, self._exchange, self._guard)
 
     def check(self) -> None:
         """Have the loop do nothing at all. Raises NodeTransient when it does not come to that."""
@@ -375,7 +350,7 @@ class Server:
     def _adopt(self, pool: records.Pool, settings: Settings) -> None:
         before, after = self._table.pool, self._compiled(pool, settings)
         self._settings = settings
-        self._table.adopt(after)
+        adopt(self._table, after)
         if (before.server, before.everybody) != (after.server, after.everybody):
             self._disturbances = -1  # the kernel's filter knows the old addresses
 

@@ -23,7 +23,6 @@ from loguru import logger
 from cocoon_net import records
 from cocoon_net.clock import ManualClock
 from cocoon_net.dhcp import frame, wire
-from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.book import Book
 from cocoon_net.dhcp.decision import end
 from cocoon_net.dhcp.exchange import Exchange
@@ -35,6 +34,7 @@ from cocoon_net.dhcp.ports import Ports
 from cocoon_net.dhcp.reply import Destination, decide
 from cocoon_net.dhcp.routes import Routes
 from cocoon_net.dhcp.settings import Settings, Terms
+from cocoon_net.dhcp.table import Table
 from cocoon_net.dhcp.wire import Packet
 from cocoon_net.events import Bus
 from cocoon_net.lab import oracle
@@ -116,7 +116,7 @@ class World:
     def start(self) -> None:
         """Read everything from the book, as after a kill."""
         bus = Bus()
-        self.table = Allocator(self.pool, self.book.leases())
+        self.table = Table(self.pool, self.book.leases())
         self.routes = Routes(bus, self.clock.now)
         self.routes.connect(self.kernel, [a for a, one in self.table.leases.items() if one.state is State.BOUND])
         guard = Guard(self.table, Limits(rate=0), bus.publish)
@@ -168,7 +168,7 @@ def verdict(data: bytes, pool: Pool) -> str:
     packet = wire.decode(data)
     if not isinstance(packet, Packet):
         return str(packet)
-    kind = decide(Allocator(pool), packet, 0).kind
+    kind = decide(Table(pool), packet, 0).kind
     return kind.name.lower() if kind is not None else "silence"
 
 

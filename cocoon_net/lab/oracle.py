@@ -12,9 +12,9 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from cocoon_net.dhcp import frame, wire
-from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.lease import State
 from cocoon_net.dhcp.options import ACK, NAK, OFFER, Code, MessageType
+from cocoon_net.dhcp.table import Table
 from cocoon_net.dhcp.wire import Packet
 
 _PLAIN: Mapping[int, tuple[str, int]] = {
@@ -40,7 +40,7 @@ def must(holds: bool, what: str) -> None:
         raise Broken(what)
 
 
-def check_reply(payload: bytes, asked: list[Packet], table: Allocator) -> None:
+def check_reply(payload: bytes, asked: list[Packet], table: Table) -> None:
     """Check a reply, and that one of the messages of its batch is the one that it answers."""
     reply = wire.decode(payload)
     if reply is wire.Malformed.HARDWARE and not payload[2]:
@@ -98,7 +98,7 @@ def _suits(said: int, asked: int) -> bool:
             return False
 
 
-def check_table(table: Allocator, routed: int) -> None:
+def check_table(table: Table, routed: int) -> None:
     """Check that no address has two clients, none is lost and none is counted twice."""
     bound = [lease for lease in table.leases.values() if lease.state is State.BOUND]
     owners = [(lease.mac, lease.client_id) for lease in bound]
@@ -110,7 +110,7 @@ def check_table(table: Allocator, routed: int) -> None:
         count = sum(lease.state is state for lease in table.leases.values())
         must(table.counts[state] == count, f"{table.counts[state]} {state} are counted, {count} are")
     must(table.counts[State.OFFERED] == len(table.offers), "the offers are counted wrong")
-    free, resting = set(table._free), set(table._resting)  # its own, looked at by nobody else
+    free, resting = set(table.unused), set(table.resting)  # its own, looked at by nobody else
     for address in table.pool.members:
         states = (address in free, address in resting, address in table.offers)
         lease = table.leases.get(address)

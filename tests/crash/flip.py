@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from cocoon_net.cli import main
-from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.book import Book
 from cocoon_net.dhcp.lease import State
 from cocoon_net.dhcp.pool import Pool
+from cocoon_net.dhcp.table import Table
 from cocoon_net.errors import CocoonError
 from cocoon_net.recovery import open_sound, recall
 from cocoon_net.site import Site
@@ -66,7 +66,7 @@ def twice(site: Site) -> list[str]:
         if pool is None:
             return []
         recall(site, database, pool, now)
-        table = Allocator(Pool.of(pool), Book(database).leases())
+        table = Table(Pool.of(pool), Book(database).leases())
         held = {lease.address for lease in table.leases.values() if lease.state in (State.BOUND, State.QUARANTINED)}
         return [row["ip"] for row in rows if int(IPv4Address(row["ip"])) in table.pool.members - held]
 

@@ -8,13 +8,14 @@ from typing import Any
 
 from cocoon_net import records
 from cocoon_net.dhcp import wire
-from cocoon_net.dhcp.allocator import Allocator
+from cocoon_net.dhcp.choice import adopt
 from cocoon_net.dhcp.decision import Decision, end
 from cocoon_net.dhcp.options import Code, MessageType
 from cocoon_net.dhcp.pool import Pool
 from cocoon_net.dhcp.reply import decide, render
 from cocoon_net.dhcp.reservation import Reservation
 from cocoon_net.dhcp.settings import Settings, Terms
+from cocoon_net.dhcp.table import Table
 from cocoon_net.dhcp.wire import Packet
 
 ALICE, BOB, CAROL = (bytes.fromhex(f"5254000000{number:02x}") for number in (1, 2, 3))
@@ -56,7 +57,7 @@ class Story:
         self, pool: records.Pool, settings: Settings | None = None, reservations: Sequence[Reservation] = ()
     ) -> None:
         self.record, self.settings = pool, settings or Settings(TERMS)
-        self.table = Allocator(Pool.of(pool, self.settings, reservations))
+        self.table = Table(Pool.of(pool, self.settings, reservations))
         self.now = NOW
 
     def do(self, message: Packet) -> Decision:
@@ -86,7 +87,7 @@ class Story:
         return bound.address
 
     def reserve(self, *reservations: Reservation) -> None:
-        self.table.adopt(Pool.of(self.record, self.settings, reservations))
+        adopt(self.table, Pool.of(self.record, self.settings, reservations))
 
     def wait(self, seconds: int) -> None:
         self.now += seconds

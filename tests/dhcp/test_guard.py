@@ -11,7 +11,6 @@ import pytest
 
 from cocoon_net import records
 from cocoon_net.dhcp import wire
-from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.book import Book
 from cocoon_net.dhcp.decision import Decision, Reason, end
 from cocoon_net.dhcp.guard import CONTENDED, MUTE_AFTER, MUTE_FOR, QUIET, Guard
@@ -21,6 +20,7 @@ from cocoon_net.dhcp.options import Code, MessageType
 from cocoon_net.dhcp.pool import Pool
 from cocoon_net.dhcp.server import Server
 from cocoon_net.dhcp.settings import Settings, Terms
+from cocoon_net.dhcp.table import Table
 from cocoon_net.events import Bus, Event, PortRefused
 from cocoon_net.lab.load import Clients, broadcast
 from cocoon_net.supervisor.narrator import Narrator
@@ -35,7 +35,7 @@ class Bridge:
     """A guard, its table and ports; what is decided is done, as the server's batch does it."""
 
     def __init__(self, pool: records.Pool, limits: Limits | None = None, ports: str = "a b c") -> None:
-        self.table = Allocator(Pool.of(pool, Settings(Terms(lease=3600, cooling=60, offer=30, quarantine=600))))
+        self.table = Table(Pool.of(pool, Settings(Terms(lease=3600, cooling=60, offer=30, quarantine=600))))
         self.told: list[Event] = []
         self.guard = Guard(self.table, limits or Limits(), self.told.extend)
         self.now = NOW

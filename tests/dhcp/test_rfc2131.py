@@ -14,12 +14,12 @@ import pytest
 
 from cocoon_net import records
 from cocoon_net.dhcp import wire
-from cocoon_net.dhcp.allocator import Allocator
 from cocoon_net.dhcp.decision import Reason
 from cocoon_net.dhcp.lease import Client, State
 from cocoon_net.dhcp.options import Code, MessageType
 from cocoon_net.dhcp.reply import EVERYONE, Way, decide, destination, render
 from cocoon_net.dhcp.settings import Settings, Terms
+from cocoon_net.dhcp.table import Table
 from cocoon_net.events import LeaseBound, LeaseDeclined, LeaseReleased, LeaseRenewed, PoolExhausted
 from tests.dhcp.story import ALICE, BOB, CAROL, FIRST, OTHER_SERVER, SERVER, Story, packet
 
@@ -276,7 +276,7 @@ def test_a_restart_does_not_forget_what_was_used_last(pool_of: Callable[..., rec
     for _ in range(70):
         story.wait(1)
     again = Story(pool_of(3))
-    again.table = Allocator(again.table.pool, story.table.leases.values())
+    again.table = Table(again.table.pool, story.table.leases.values())
     strangers = (bytes((2, 0, 0, 0, 0, n)) for n in range(3))
     (never,) = {int(one) for one in pool_of(3).addresses} - set(addresses)
     assert [again.bind(mac) for mac in strangers] == [never, addresses[1], addresses[0]]
@@ -409,7 +409,7 @@ def test_an_address_that_its_client_did_not_give_back_cools_before_another_clien
             assert story.say(REQUEST, ALICE, server=SERVER, requested=FIRST + 9).kind is ACK
         case "a restart":
             story.say(RELEASE, ALICE, ciaddr=mine, server=SERVER)
-            story.table = Allocator(story.table.pool, story.table.leases.values())
+            story.table = Table(story.table.pool, story.table.leases.values())
         case _:
             story.say(RELEASE, ALICE, ciaddr=mine, server=SERVER)
             assert story.bind(ALICE) == mine
@@ -493,7 +493,7 @@ def test_a_restart_between_offer_and_request_keeps_nobody_from_the_last_address(
     mine = story.bind(ALICE)
     story.say(RELEASE, ALICE, ciaddr=mine, server=SERVER)
     assert story.say(DISCOVER, BOB).address == mine
-    story.table = Allocator(story.table.pool, story.table.leases.values())
+    story.table = Table(story.table.pool, story.table.leases.values())
     assert story.say(REQUEST, BOB, server=SERVER, requested=mine).kind is ACK
     assert story.say(REQUEST, ALICE, requested=mine).kind is NAK, "and it is Bob's"
 

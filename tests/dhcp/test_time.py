@@ -68,10 +68,10 @@ def test_a_lease_outlives_a_clock_that_jumps_while_it_is_served(node, book, pool
 
 def test_a_lease_that_runs_out_after_a_jump_runs_out_when_it_should(book, pool):
     """The heap of what is due moves along, too."""
-    from cocoon_net.dhcp.allocator import Allocator
     from cocoon_net.dhcp.pool import Pool
+    from cocoon_net.dhcp.table import Table
 
-    table = Allocator(Pool.of(pool), [of(1, 1000), of(2, 2000)])
+    table = Table(Pool.of(pool), [of(1, 1000), of(2, 2000)])
     table.shift(YEARS)
     assert table.due(YEARS + 999, 10) == []
     assert [lease.address - ADDRESS for lease in table.due(YEARS + 1000, 10)] == [1]

@@ -9,19 +9,12 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Iterable
-from itertools import islice
 
-from cocoon_net.dhcp.lease import BOUND, COOLING, FREE, OFFERED, QUARANTINED, Client, Lease, State, moved
+from cocoon_net.dhcp.lease import BOUND, COOLING, FREE, OFFERED, Client, Lease, State, moved, owns
 from cocoon_net.dhcp.pool import Pool
 
-ANSWERED = 2
-"""Seconds within which a client takes an offer, if it does: its guest asks for it at once (RFC 2131 §4.4.1)."""
 
-_LOOKS = 16
-"""At how many of the oldest offers is looked for one that may go to another client; few are for a reservation."""
-
-
-class Allocator:
+class Table:
     """The table of leases and offers of one pool. Not thread-safe: the server's loop owns it.
 
     A client is a MAC and a client identifier (docs/decisions/0006-who-is-a-client.md); it is named by at most one
@@ -45,13 +38,13 @@ class Allocator:
         """Bridge port and client identifier -> address."""
         self._offered: dict[tuple[bytes, bytes], int] = {}
         self._offered_mac: dict[bytes, int] = {}
-        self._resting: OrderedDict[int, None] = OrderedDict()
+        self.resting: OrderedDict[int, None] = OrderedDict()
         """Cooling addresses that anybody could be given and that are not on offer, the longest first."""
-        self._returned: set[int] = set()
+        self.returned: set[int] = set()
         """Cooling addresses that their clients gave back. A restart forgets it, and they cool like others."""
         known = sorted(leases, key=lambda lease: lease.since)
         unused = pool.members.difference(pool.owners, (lease.address for lease in known))
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(sorted(unused))
+        self.unused: OrderedDict[int, None] = OrderedDict.fromkeys(sorted(unused))
         """The longest unused first: those that nobody ever had, then by when they became free."""
         self._timers: list[tuple[int, int]] = []
         self._scheduled: dict[int, int] = {}
@@ -99,62 +92,6 @@ class Allocator:
         """Return what is known of ``address``: its offer, its lease, or that it is free."""
         return self.offers.get(address) or self.leases.get(address) or Lease(address, FREE, 0)
 
-    def takes(self, address: int, client: Client) -> bool:
-        """Whether a client could have ``address`` now: nobody else has it, and no reservation says otherwise."""
-        pool = self.pool
-        if address not in pool.members:
-            return False
-        if not pool.owners:
-            return self._spare(address, client)
-        if pool.owners.get(address, client.mac) != client.mac:
-            return False
-        kept = pool.kept.get(client.mac)
-        if kept is None or kept.address == address:
-            return self._spare(address, client, kept is not None)
-        # While its own address cannot be had, it is served like any other.
-        return not self._spare(kept.address, client, True) and self._spare(address, client)
-
-    def _spare(self, address: int, client: Client, kept: bool = False) -> bool:
-        lease = self.at(address)
-        state = lease.state
-        if state is FREE:
-            return True
-        # The operator's word, its last client's own, or need: against what is only for safety.
-        if state is COOLING and (kept or lease.address in self._returned or not self._free):
-            return True
-        return state is not QUARANTINED and owns(lease, client)
-
-    def choose(self, client: Client, wished: int, now: int) -> int | None:
-        """Choose the address to offer: the one kept for the client, its own, its wish, the one on offer to it.
-
-        Else the one that has not been used for the longest time; and before it gets nothing, the one that has cooled
-        longest, or that was offered longest ago to somebody who did not take it (RFC 2131 §2.2: nothing is reserved).
-        """
-        kept = self.pool.kept.get(client.mac) if self.pool.kept else None
-        if kept is not None and self.takes(kept.address, client):
-            return kept.address
-        own = self.held(client)
-        if own is not None and self.takes(own.address, client):
-            return own.address
-        if wished and (wished in self._free or (wished in self._returned and wished in self._resting)):
-            return wished
-        given = self.offered(client)
-        if given is not None:
-            return given.address
-        if self._free:
-            return next(iter(self._free))
-        if self._resting:
-            return next(iter(self._resting))
-        return self._untaken(client, now)
-
-    def _untaken(self, client: Client, now: int) -> int | None:
-        """Return the oldest offer that may go to another client: of the same port, or older than its client needs."""
-        for address in islice(self.offers, _LOOKS):
-            offer, owner = self.offers[address], self.pool.owners.get(address)
-            if owner is None and (offer.port == client.port or now - offer.since > ANSWERED):
-                return address
-        return None
-
     def put(self, lease: Lease) -> None:
         """Write a lease down; an offer of the same address, or to the same client once bound, has served its turn."""
         address, state = lease.address, lease.state
@@ -168,8 +105,8 @@ class Allocator:
             if old.state is not FREE:
                 self.counts[old.state] -= 1
                 if old.state is COOLING:
-                    self._resting.pop(address, None)
-                    self._returned.discard(address)
+                    self.resting.pop(address, None)
+                    self.returned.discard(address)
             if old.mac != lease.mac or old.client_id != lease.client_id or old.port != lease.port:
                 self._unname(old)
                 self._name(lease)
@@ -180,9 +117,9 @@ class Allocator:
             if state is COOLING:
                 self._rest(address)
                 if old is not None and _given_back(old, lease):
-                    self._returned.add(address)
+                    self.returned.add(address)
             self.counts[state] += 1
-            self._free.pop(address, None)
+            self.unused.pop(address, None)
             self.remind(address, lease.ends)
             if state is BOUND:
                 given = self._offered.get((lease.mac, lease.client_id))
@@ -199,18 +136,18 @@ class Allocator:
             self._unname(old)
             if old.state is not FREE:
                 self.counts[old.state] -= 1
-                self._resting.pop(address, None)
-                self._returned.discard(address)
+                self.resting.pop(address, None)
+                self.returned.discard(address)
         if address not in self.offers:
             self._queue(address)
 
     def _queue(self, address: int) -> None:
         if self._open(address):
-            self._free[address] = None
+            self.unused[address] = None
 
     def _rest(self, address: int) -> None:
         if self._open(address):
-            self._resting[address] = None
+            self.resting[address] = None
 
     def _open(self, address: int) -> bool:
         """Whether an address may go to a client without a reservation."""
@@ -249,8 +186,8 @@ class Allocator:
             self.offers.move_to_end(before)
         self._offered[key] = self._offered_mac[lease.mac] = lease.address
         self.lease_times[lease.address] = seconds
-        self._free.pop(lease.address, None)
-        self._resting.pop(lease.address, None)
+        self.unused.pop(lease.address, None)
+        self.resting.pop(lease.address, None)
         self.remind(lease.address, lease.ends)
         self.counts[OFFERED] = len(self.offers)
 
@@ -276,7 +213,7 @@ class Allocator:
     @property
     def free(self) -> int:
         """How many addresses could be offered to a client that we do not know."""
-        return len(self._free)
+        return len(self.unused)
 
     def remind(self, address: int, when: int) -> None:
         """Have ``due`` look at ``address`` at ``when``. One entry per address is enough: it is moved on when it rings.
@@ -321,12 +258,9 @@ class Allocator:
         """
         before, now = self.pool.members.difference(self.pool.owners), pool.members.difference(pool.owners)
         self.pool = pool
-        for address, offer in list(self.offers.items()):
-            if not self.takes(address, Client(offer.mac, offer.client_id, offer.port)):
-                self.withdraw(address)
         for address in before - now:
-            self._free.pop(address, None)
-            self._resting.pop(address, None)
+            self.unused.pop(address, None)
+            self.resting.pop(address, None)
         for address in sorted(now - before):
             if self.at(address).state is FREE:
                 self._queue(address)
@@ -338,10 +272,3 @@ class Allocator:
 def _given_back(old: Lease, new: Lease) -> bool:
     """Whether a lease that begins to cool was ended by its client before its time."""
     return old.state is BOUND and old.mac == new.mac and old.since <= new.since < old.ends
-
-
-def owns(lease: Lease, client: Client) -> bool:
-    """Whether a lease or an offer is a client's: the rule of docs/decisions/0006-who-is-a-client.md."""
-    if lease.mac == client.mac:
-        return lease.client_id == client.id or not client.id or not lease.client_id
-    return bool(client.id and client.port) and lease.client_id == client.id and lease.port == client.port
