@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.audit.pulls import REPAIRED, REPORTED
+
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
@@ -19,76 +21,25 @@ def test_a_node_as_init_left_it_is_clean(node: Any) -> None:
     assert (code, seen["sightings"], seen["unknown"]) == (0, [], {})
 
 
-REPAIRED = {
-    "link down": ("link-down", "ip link set eth1 down"),
-    "bridge address": ("bridge", "ip addr del 172.20.100.1/24 dev cni0"),
-    "bridge mac": ("bridge", "ip link set cni0 address 02:00:00:00:00:99"),
-    "bridge mtu": ("bridge", "ip link set cni0 mtu 1400"),
-    "bridge gone": ("bridge", "ip link del cni0"),
-    "forwarding": ("sysctl", "sysctl -w net.ipv4.ip_forward=0"),
-    "rp_filter of all": ("sysctl", "sysctl -w net.ipv4.conf.all.rp_filter=1"),
-    "rp_filter of a link": ("sysctl", "sysctl -w net.ipv4.conf.eth1.rp_filter=1"),
-    "stray route": ("route-stray", "ip route add 172.20.100.77/32 dev cni0 proto 174"),
-    "jump": ("firewall", "iptables -D FORWARD -j COCOON-NET-FORWARD"),
-    "jump no longer first": ("firewall", "iptables -I FORWARD 1 -j DROP"),
-    "chain emptied": ("firewall", "iptables -F COCOON-NET-FORWARD"),
-    "order of rules": ("firewall", "iptables -A COCOON-NET-FORWARD -j DROP"),
-    "nat chain": ("firewall", "iptables -t nat -F COCOON-NET-POSTROUTING"),
-    "conflist edited": ("conflist", "sed -i s/1500/1400/ {cni}/30-cocoon-dhcp.conflist"),
-    "conflist gone": ("conflist", "rm {cni}/30-cocoon-dhcp.conflist"),
-    "pool.json gone": ("pool", "rm {state}/pool.json"),
-    "pool.json edited": ("pool", "sed -i s/172.20.100.0/172.20.200.0/ {state}/pool.json"),
-}
-
-
 @pytest.mark.parametrize("what", REPAIRED)
 def test_on_the_node_it_is_put_right(node: Any, what: str) -> None:
-    kind, pull = REPAIRED[what]
-    node.inside("sh", "-c", pull.format(cni=node.home / "cni", state=node.home / "state"))
+    pull = REPAIRED[what]
+    pull.out_of(node)
     code, seen = node.audit("--repair")
-    assert code == 1 and kind in kinds(seen), seen
+    assert code == 1 and pull.kind in kinds(seen), seen
     assert seen["repaired"]
-    if what == "jump no longer first":
-        node.inside("iptables", "-D", "FORWARD", "-j", "DROP")
+    pull.back(node)
     code, seen = node.audit()
     assert (code, seen["sightings"], seen["unknown"]) == (0, [], {})
 
 
-REPORTED = {
-    "link renamed": (
-        "link-renamed",
-        "ip link set eth1 down name wan9 && ip link set wan9 up",
-        "ip link set wan9 down name eth1 && ip link set eth1 up",
-    ),
-    "link mtu": ("link-mtu", "ip link set eth1 mtu 1400", "ip link set eth1 mtu 1500"),
-    "policy of mangle": (
-        "firewall-foreign",
-        "iptables -t mangle -P FORWARD DROP",
-        "iptables -t mangle -P FORWARD ACCEPT",
-    ),
-    "rule of others": (
-        "firewall-foreign",
-        "iptables -t raw -A PREROUTING -i cni0 -j DROP",
-        "iptables -t raw -D PREROUTING -i cni0 -j DROP",
-    ),
-    "rule of nft": (
-        "firewall-foreign",
-        "nft 'add table inet guard; add chain inet guard f {{ type filter hook forward priority 5; policy drop; }}'",
-        "nft delete table inet guard",
-    ),
-    "broken neighbour": ("conflist-neighbour", "echo '{{' > {cni}/10-x.conflist", "rm {cni}/10-x.conflist"),
-    "leases.json": ("lease-file", "echo nonsense > {state}/leases.json", "rm {state}/leases.json"),
-}
-
-
 @pytest.mark.parametrize("what", REPORTED)
 def test_what_is_not_ours_to_change_is_reported_with_what_to_type(node: Any, what: str) -> None:
-    kind, pull, mend = REPORTED[what]
-    places = {"cni": node.home / "cni", "state": node.home / "state"}
-    node.inside("sh", "-c", pull.format(**places))
+    pull = REPORTED[what]
+    pull.out_of(node)
     code, seen = node.audit("--repair")
-    node.inside("sh", "-c", mend.format(**places))
-    assert code == 1 and kind in kinds(seen), seen
+    pull.back(node)
+    assert code == 1 and pull.kind in kinds(seen), seen
     assert all(sighting["advice"] for sighting in seen["sightings"])
     code, seen = node.audit("--repair")
     code, seen = node.audit()

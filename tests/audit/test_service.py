@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from cocoon_net.lab.station import pinged
+from tests.audit.pulls import REPAIRED, REPORTED
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -32,29 +33,14 @@ def own(node: Any, name: str) -> list[str]:
 
 
 PUT_RIGHT = {
-    "conflist gone": ("conflist", "rm {cni}/30-cocoon-dhcp.conflist"),
-    "conflist edited": ("conflist", "sed -i s/1500/1400/ {cni}/30-cocoon-dhcp.conflist"),
-    "pool.json gone": ("pool", "rm {state}/pool.json"),
-    "pool.json edited": ("pool", "sed -i s/172.20.100.0/172.20.200.0/ {state}/pool.json"),
-    "leases.json": ("lease-file", "echo nonsense > {state}/leases.json"),
-    "stray route": ("route-stray", "ip route add 172.20.100.199/32 dev cni0 proto 174"),
-    "bridge's MAC": ("bridge", "ip link set cni0 address 02:00:00:00:00:99"),
-    "order of rules": ("firewall", "iptables -A COCOON-NET-FORWARD -j DROP"),
-    "jump no longer first": ("firewall", "iptables -I FORWARD 1 -i lo -j DROP"),
-    "nat": ("firewall", "iptables -t nat -F COCOON-NET-POSTROUTING"),
-    "rp_filter of a link": ("sysctl", "sysctl -w net.ipv4.conf.eth1.rp_filter=1"),
+    **{what: REPAIRED[what] for what in ("conflist gone", "conflist edited", "pool.json gone", "pool.json edited")},
+    "leases.json": REPORTED["leases.json"]._replace(mend=""),  # beside a service it is written again
+    **{what: REPAIRED[what] for what in ("stray route", "bridge mac", "order of rules", "jump no longer first")},
+    **{what: REPAIRED[what] for what in ("nat chain", "rp_filter of a link")},
 }
 """What is put right while a guest is spoken to; what events put right is in test_mending, without audits."""
 
-LEFT_TO_THE_OPERATOR = {
-    "link renamed": (
-        "link-renamed",
-        "ip link set eth1 down name wan9 && ip link set wan9 up",
-        "ip link set wan9 down name eth1 && ip link set eth1 up",
-    ),
-    "link's MTU": ("link-mtu", "ip link set eth1 mtu 1400", "ip link set eth1 mtu 1500"),
-    "broken neighbour": ("conflist-neighbour", "echo '{{' > {cni}/10-x.conflist", "rm {cni}/10-x.conflist"),
-}
+LEFT_TO_THE_OPERATOR = {what: REPORTED[what] for what in ("link renamed", "link mtu", "broken neighbour")}
 """What is not ours to change: a finding with advice, over once somebody has followed it. A rule of others that drops
 the traffic of guests is told in test_audit: there a guest does lose it, until somebody types what is advised."""
 
@@ -62,22 +48,22 @@ the traffic of guests is told in test_audit: there a guest does lose it, until s
 def test_each_thing_that_is_pulled_is_put_right_or_told_and_a_guest_loses_no_more_than_one_ping(
     node: Any, eventually: Any
 ) -> None:
-    places = {"cni": node.home / "cni", "state": node.home / "state"}
     with node.auditing() as log:
         address = node.guest("g1")
-        for what, (kind, pull) in PUT_RIGHT.items():
-            before = node.over()[kind]
+        for what, pull in PUT_RIGHT.items():
+            before = node.over()[pull.kind]
             with pinged(node, address) as pings:
-                node.inside("sh", "-c", pull.format(**places))
-                eventually(lambda kind=kind, before=before: node.over()[kind] > before, 60)
+                pull.out_of(node)
+                eventually(lambda kind=pull.kind, before=before: node.over()[kind] > before, 60)
             assert len(pings.missing) <= 5, f"{what}: more than one ping a second: {pings.missing}"
-        node.inside("iptables", "-D", "FORWARD", "-i", "lo", "-j", "DROP")
-        for what, (kind, pull, mend) in LEFT_TO_THE_OPERATOR.items():
+            pull.back(node)
+        for what, pull in LEFT_TO_THE_OPERATOR.items():
+            kind = pull.kind
             with pinged(node, address) as pings:
-                node.inside("sh", "-c", pull.format(**places))
+                pull.out_of(node)
                 told = eventually(lambda kind=kind: [row for (k, _), row in node.findings().items() if k == kind], 60)
                 assert all(row["advice"] and row["evidence"] for row in told), told
-                node.inside("sh", "-c", mend.format(**places))
+                pull.back(node)
                 eventually(lambda kind=kind: kind not in {k for k, _ in node.findings()}, 60)
             assert len(pings.missing) <= 5, f"{what}: more than one ping a second: {pings.missing}"
         eventually(lambda: not node.findings(), 60)
