@@ -24,7 +24,7 @@ from cocoon_net.engine.journal import Journal
 from cocoon_net.engine.model import Change
 from cocoon_net.engine.runner import describe
 from cocoon_net.errors import CocoonError
-from cocoon_net.locks import holder
+from cocoon_net.locks import AUDIT, holder
 from cocoon_net.node.bridge import plug
 from cocoon_net.node.notices import Stir, Topic
 from cocoon_net.site import Site
@@ -129,7 +129,7 @@ class Keeper:
     def _run_at_work(self) -> bool:
         """Whether a run acts or is not finished: then the node is not to be as the last one left it."""
         acting = holder(self._site.run_lock)
-        if acting is not None and acting.owner != "audit --repair":
+        if acting is not None and acting.owner != AUDIT:
             return True
         return Journal(self._database).unfinished() is not None
 
