@@ -2,9 +2,9 @@
 
 An hour is a minute, and what has a period has a sixtieth of it: audits come each 3 s, leases last for a minute. What
 is bounded is full from the beginning, the history of leases and the ring of decisions, so that what grows is a leak.
-In each hour everything happens once, in an order of chance, while another machine pings a guest. After each hour the
-daemon is measured, at the end audited. Exit 1 when its memory or its descriptors grew, a promise to the guest was
-broken for longer than a second, or the audit finds something.
+In each hour everything happens once, in an order of chance, while another machine pings a guest; one hour of four the
+cloud is away all the time. After each hour the daemon is measured, at the end audited. Exit 1 when its memory or its
+descriptors grew, a promise to the guest was broken for longer than a second, or the audit finds something.
 """
 
 from __future__ import annotations
@@ -156,14 +156,16 @@ class Soak:
     def hour(self, number: int) -> None:
         """Have everything happen once; returns when the hour is over."""
         until = time.monotonic() + 3600 / TIMES
+        away = number % 4 == 2
+        if away:
+            self.node.admin.set_faults({"error-rate": "1"})
         happenings: list[Callable[[], object]] = [
             lambda: self._storm(2 * number),
             lambda: self._storm(2 * number + 1),
             self._rubbish,
             self._reload,
             self._reload,
-            self._cloud_is_away,
-            self._cloud_limps,
+            *([] if away else [self._cloud_is_away, self._cloud_limps]),
             self._listeners_come_and_go,
             lambda: self._guest_comes_and_goes(number),
             lambda: self._guest_gives_back(number),
@@ -177,6 +179,8 @@ class Soak:
         for pull in pulls:
             self._pull(pull)
         time.sleep(max(0.0, until - time.monotonic()))
+        if away:
+            self.node.admin.set_faults({"error-rate": ""})
 
     def _pull(self, pull: str) -> None:
         self.node.inside("sh", "-c", pull.format(**self._places))
