@@ -7,7 +7,7 @@ and guests lose their gateway when one comes or goes.
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import IPv4Interface
 from pathlib import Path
 
@@ -100,24 +100,24 @@ def plug(unplugged: Collection[tuple[int, int]]) -> list[str] | None:
     by somebody; one whose bridge is gone was a guest's, and nobody else plugs it in again: a tap learns of its bridge
     when the VM starts. None while no bridge stands: to be asked again. Raises Refused, NodeError.
     """
-    links = netlink.links()
-    bridge = _standing(links)
+    bridge = _standing()
     if not bridge:
         return None
     ports = {port for port, left in unplugged if left != bridge}
-    lost = [link for link in links if link.index in ports and not link.master]
+    lost = [link for link in netlink.links() if link.index in ports and not link.master] if ports else []
     try:
         for link in lost:
             netlink.plug(link.index, bridge, name=link.name)
     except NodeError:
-        if _standing(netlink.links()) == bridge:
+        if _standing() == bridge:
             raise
     # It may have gone under our hands, and a link that was not plugged in yet is told of by no notice.
-    return [link.name for link in lost] if not lost or _standing(netlink.links()) == bridge else None
+    return [link.name for link in lost] if not lost or _standing() == bridge else None
 
 
-def _standing(links: Iterable[KernelLink]) -> int:
-    return next((link.index for link in links if link.name == BRIDGE and link.kind == "bridge"), 0)
+def _standing() -> int:
+    link = netlink.link(BRIDGE)
+    return link.index if link is not None and link.kind == "bridge" else 0
 
 
 def _corrections(want: Bridge, seen: Bridge, *, old: IPv4Interface | None) -> list[str]:

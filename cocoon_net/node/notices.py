@@ -124,12 +124,12 @@ class Notices:
                 if one is not self._routing:
                     stir |= Stir(frozenset((Topic.RULES,)))
                 elif message.port not in routewire.PORTS:
-                    if message.kind == 16 and _name(message.body) in names:  # it may be gone again before we look
+                    if message.kind in (16, 17) and _name(message.body) in names:  # it may be gone before we look
                         self._indexes.add(_INDEX.unpack_from(message.body, 4)[0])
-                    stir |= read(message.kind, message.body, self._indexes, names, self._subnet)
+                    stir |= read(message.kind, message.body, self._indexes, self._subnet)
 
 
-def read(kind: int, body: memoryview, indexes: Collection[int], names: Collection[str], subnet: IPv4Network) -> Stir:
+def read(kind: int, body: memoryview, indexes: Collection[int], subnet: IPv4Network) -> Stir:
     """Say what one notice is about, if it is about a link of ours or a route of a lease. Pure."""
     match kind:
         case 17 if body[0] == socket.AF_BRIDGE:  # a port left its bridge, which is an attribute: that one goes next
@@ -137,7 +137,7 @@ def read(kind: int, body: memoryview, indexes: Collection[int], names: Collectio
             port = _INDEX.unpack_from(body, 4)[0]
             return Stir(frozenset((Topic.LINK,)), unplugged=frozenset(((port, left),))) if left in indexes else Stir()
         case 16 | 17:  # ifinfomsg: the index at 4
-            ours, topic = _INDEX.unpack_from(body, 4)[0] in indexes or _name(body) in names, Topic.LINK
+            ours, topic = _INDEX.unpack_from(body, 4)[0] in indexes, Topic.LINK
         case 20 | 21:  # ifaddrmsg: the index at 4
             ours, topic = _INDEX.unpack_from(body, 4)[0] in indexes, Topic.ADDRESS
         case 80 | 81:  # netconfmsg: the index is an attribute
