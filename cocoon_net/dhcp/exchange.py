@@ -174,7 +174,7 @@ class Exchange:
                     self._speak(ports, again, held.packet)
         for held in conflicts.due(time):
             offer = self._table.offers.get(held.decision.address)
-            if offer is not None and offer.mac == held.packet.chaddr:
+            if offer is not None and offer.mac == held.packet.hardware:
                 self.trace.note(held.packet, held.decision, now)
                 self._speak(ports, held.decision, held.packet)
                 self.offer_times.observe(WAIT)

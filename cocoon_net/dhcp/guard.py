@@ -27,7 +27,7 @@ from cocoon_net.dhcp.decision import Decision, Reason, name, silence, when
 from cocoon_net.dhcp.lease import BOUND, COOLING, FREE, OFFERED
 from cocoon_net.dhcp.limits import Limits
 from cocoon_net.dhcp.table import Table
-from cocoon_net.dhcp.wire import Packet
+from cocoon_net.dhcp.wire import ETHERNET, Packet
 from cocoon_net.events import Event, PortRefused
 
 MUTE_AFTER = 512
@@ -183,6 +183,10 @@ class Guard:
             return self._refuse(Reason.FORGED, packet)
         if self._served_elsewhere(mac, port):
             return self._refuse(Reason.OTHER_PORT, packet)
+        if packet.htype != ETHERNET:
+            mac = packet.hardware
+            if self._served_elsewhere(mac, port):
+                return self._refuse(Reason.OTHER_PORT, packet)
         decision = reply.decide(table, packet, now)
         address = decision.address
         if not address and decision.reason is Reason.INFORMED:

@@ -149,7 +149,7 @@ def _decline(table: Table, packet: Packet, now: int) -> Decision:
     if lease.state not in (BOUND, OFFERED) or not owns(lease, _client(packet)):
         return silence(Reason.NOT_ITS_OWN)
     until = now + table.pool.terms.quarantine
-    event = LeaseDeclined(when(now), IPv4Address(address), name(packet.chaddr), when(until))
+    event = LeaseDeclined(when(now), IPv4Address(address), name(packet.hardware), when(until))
     quarantined = Lease(address, move(lease.state, Trigger.DECLINE), until, since=now, port=packet.port)
     return Decision(Reason.DECLINED, changes=(quarantined,), events=(event,))
 
@@ -186,7 +186,8 @@ _DECIDE: dict[int, Callable[[Table, Packet, int], Decision]] = {
 
 def _client(packet: Packet) -> Client:
     name = packet.options.get(CLIENT_ID, b"")
-    return Client(packet.chaddr, name if len(name) >= SHORTEST_ID else b"", packet.port)
+    mac = packet.chaddr if packet.htype == wire.ETHERNET else packet.hardware
+    return Client(mac, name if len(name) >= SHORTEST_ID else b"", packet.port)
 
 
 def _meant(table: Table, packet: Packet) -> bool:

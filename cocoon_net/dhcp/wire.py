@@ -85,6 +85,14 @@ class Packet(NamedTuple):
         """The message type, option 53."""
         return self.options[TYPE][0]
 
+    @property
+    def hardware(self) -> bytes:
+        """Whose message it is by its hardware: ``chaddr``, of another type than Ethernet with that in front.
+
+        RFC 2131 §2.1 wants the address typed. Seventeen octets at least, so that nothing else is spelled alike.
+        """
+        return self.chaddr if self.htype == ETHERNET else bytes((self.htype,)) + self.chaddr.ljust(_CHADDR, b"\0")
+
 
 def decode(data: bytes, port: str = "") -> Packet | Malformed:
     """Read one UDP payload that came in by ``port``. What costs one look is looked at before the options are walked."""

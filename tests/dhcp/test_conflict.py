@@ -96,7 +96,10 @@ def test_a_client_that_uses_its_address_already_is_no_conflict(
         assert lease(node, guest)[0] == [FIRST]
 
 
-def test_two_messages_do_not_go_past_the_probe(node: Any, book: Book, pool: records.Pool, serving: Any) -> None:
+@pytest.mark.parametrize("htype", [wire.ETHERNET, 6])
+def test_two_messages_do_not_go_past_the_probe(
+    node: Any, book: Book, pool: records.Pool, serving: Any, htype: int
+) -> None:
     """RFC 4039's server MAY answer with an OFFER; an ACK could not wait for who uses the address."""
     guest = node.add_guest("02:00:5e:10:00:01")
 
@@ -105,7 +108,7 @@ def test_two_messages_do_not_go_past_the_probe(node: Any, book: Book, pool: reco
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as sock:
             sock.bind(("eth0", 0x0800))
             mac = bytes.fromhex("02005e100001")
-            sock.send(broadcast(mac, wire.encode(wire.Packet(wire.REQUEST, 7, mac, said))))
+            sock.send(broadcast(mac, wire.encode(wire.Packet(wire.REQUEST, 7, mac, said, htype=htype))))
             sock.settimeout(3)
             while True:
                 reply = wire.decode(frame.unwrap(sock.recv(2048)) or b"")

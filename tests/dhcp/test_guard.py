@@ -112,6 +112,17 @@ def test_a_guest_cannot_renew_release_or_decline_anothers_lease(bridge: Bridge) 
     assert (lease.state, lease.mac, lease.port) == (State.BOUND, ALICE, "a")
 
 
+def test_a_guest_cannot_be_another_by_a_hardware_type(bridge: Bridge) -> None:
+    mine = bridge.bind("a").address
+    assert bridge.say("b", MessageType.DISCOVER, ALICE, htype=6).reason is Reason.OTHER_PORT
+    other = bridge.say("a", MessageType.DISCOVER, ALICE, htype=6).address
+    assert other != mine, "RFC 2131 §2.1"
+    assert bridge.say("a", MessageType.REQUEST, htype=6, server=SERVER, requested=other).kind is MessageType.ACK
+    bridge.say("a", MessageType.RELEASE, ciaddr=mine, server=SERVER)
+    for kind, fields in ((MessageType.REQUEST, {"ciaddr": other}), (MessageType.DISCOVER, {})):
+        assert bridge.say("b", kind, ALICE, htype=6, **fields).reason is Reason.OTHER_PORT
+
+
 def test_a_guest_cannot_take_or_spoil_what_is_on_offer_to_another(bridge: Bridge) -> None:
     offered = bridge.say("a", MessageType.DISCOVER).address
     for kind in (MessageType.REQUEST, MessageType.DECLINE):

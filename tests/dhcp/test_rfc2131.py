@@ -602,7 +602,7 @@ def test_a_reply_is_not_answered(story: Story) -> None:
 def test_table_3_the_fields_of_a_reply(story: Story, kind: MessageType, flags: int, giaddr: int) -> None:
     header = {"flags": flags, "giaddr": giaddr, "xid": 0xDEADBEEF, "secs": 77, "hops": 3, "siaddr": 5, "yiaddr": 6}
     header |= {"htype": 6}
-    mine = story.bind()
+    mine = story.bind(htype=6)
     ask = {
         OFFER: packet(DISCOVER, **header),
         ACK: packet(REQUEST, ciaddr=mine, **header),
@@ -712,7 +712,8 @@ def test_table_3_whatever_hardware_asks_has_its_lease_and_its_own_words_back(
         assert decision.address == FIRST + 1
         assert destination(decision, ask) == EVERYONE, "§4.1: no frame can be sent to its address"
         assert destination(decision, ask._replace(ciaddr=FIRST + 1)) == (Way.ROUTED, FIRST + 1)
-    assert {lease.mac for lease in story.table.leases.values()} >= {field[:hlen]}
+    address = field[:hlen] if htype == wire.ETHERNET else bytes((htype,)) + field[:hlen].ljust(16, b"\0")
+    assert {lease.mac for lease in story.table.leases.values()} >= {address}
 
 
 def test_rfc_4390_hardware_without_an_address_is_known_by_its_identifier(story: Story) -> None:
@@ -735,10 +736,22 @@ def test_rfc_4390_hardware_without_an_address_is_known_by_its_identifier(story: 
     assert len(set(offered.values())) == 2
 
 
-def test_ieee_802_is_another_name_of_the_same_card(story: Story) -> None:
+def test_2_1_a_hardware_address_is_typed(story: Story) -> None:
+    """IEEE 802 is sent to by its MAC, and is another client than Ethernet: addresses may be there twice."""
     mine = story.bind()
     ask = packet(DISCOVER, htype=6)
-    assert destination(story.do(ask), ask) == (Way.DIRECT, mine)
+    decision = story.do(ask)
+    assert decision.address != mine
+    assert destination(decision, ask) == (Way.DIRECT, decision.address)
+    other = story.bind(htype=6)
+    assert other == decision.address
+    assert story.say(REQUEST, ciaddr=mine).kind is ACK
+    assert story.say(REQUEST, ciaddr=other).kind is NAK
+    assert story.say(REQUEST, ciaddr=other, htype=6).kind is ACK
+    story.say(RELEASE, ciaddr=mine, server=SERVER, htype=6)
+    assert story.table.at(mine).state is State.BOUND
+    spelled = story.say(DISCOVER, bytes((6, *ALICE)), hlen=7)
+    assert spelled.address not in (mine, other), "nor is it a longer address that is spelled like it"
 
 
 def test_an_address_and_an_identifier_are_not_the_longer_address_that_they_spell_together(story: Story) -> None:
