@@ -38,6 +38,7 @@ class Table:
         """Bridge port and client identifier -> address."""
         self._offered: dict[tuple[bytes, bytes], int] = {}
         self._offered_mac: dict[bytes, int] = {}
+        self._offered_port: dict[tuple[str, bytes], int] = {}
         self.resting: OrderedDict[int, None] = OrderedDict()
         """Cooling addresses that anybody could be given and that are not on offer, the longest first."""
         self.returned: set[int] = set()
@@ -80,13 +81,13 @@ class Table:
 
     def offered(self, client: Client) -> Lease | None:
         """Return what is on offer to a client; without an identifier, the latest offer to its MAC."""
-        mac, name, _ = client
+        mac, name, port = client
         address = self._offered.get((mac, name))
         if address is None:
             address = self._offered_mac.get(mac)
             if address is None or not owns(self.offers[address], client):
-                return None
-        return self.offers[address]
+                address = self._offered_port.get((port, name)) if name and port else None
+        return None if address is None else self.offers[address]
 
     def at(self, address: int) -> Lease:
         """Return what is known of ``address``: its offer, its lease, or that it is free."""
@@ -185,6 +186,8 @@ class Table:
         if before == lease.address:
             self.offers.move_to_end(before)
         self._offered[key] = self._offered_mac[lease.mac] = lease.address
+        if lease.client_id and lease.port:
+            self._offered_port[lease.port, lease.client_id] = lease.address
         self.lease_times[lease.address] = seconds
         self.unused.pop(lease.address, None)
         self.resting.pop(lease.address, None)
@@ -203,6 +206,8 @@ class Table:
         del self._offered[offer.mac, offer.client_id]
         if self._offered_mac.get(offer.mac) == address:
             del self._offered_mac[offer.mac]
+        if self._offered_port.get((offer.port, offer.client_id)) == address:
+            del self._offered_port[offer.port, offer.client_id]
         self.counts[OFFERED] = len(self.offers)
         lease = self.leases.get(address)
         if lease is None or lease.state is FREE:

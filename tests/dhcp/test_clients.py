@@ -87,6 +87,19 @@ def test_a_client_that_changed_its_network_card_keeps_its_address(story: Story) 
     )
 
 
+def test_an_identifier_is_offered_one_address_whatever_card_asks(story: Story) -> None:
+    """RFC 2131 §4.2: two cards of one team, or a card that was changed before the offer was taken."""
+    offered = story.say(MessageType.DISCOVER, ALICE, client_id=DUID, port="tap1").address
+    assert story.say(MessageType.DISCOVER, CAROL, client_id=DUID, port="tap2").address != offered, "a clone"
+    assert story.say(MessageType.DISCOVER, BOB, client_id=OTHER, port="tap1").address != offered, "another client"
+    assert story.say(MessageType.DISCOVER, BOB, client_id=DUID, port="tap1").address == offered
+    assert story.table.offered(Client(ALICE)) is None, "it is its other card's now"
+    assert story.bind(BOB, client_id=DUID, port="tap1") == offered
+    story.wait(31)
+    assert story.table.counts[State.OFFERED] == 0
+    assert story.table.offered(Client(ALICE, DUID, "tap1")) is None
+
+
 @pytest.mark.parametrize("ended", [False, True], ids=["live", "released"])
 def test_a_clone_at_another_port_gets_an_address_of_its_own(story: Story, ended: bool) -> None:
     original = story.bind(ALICE, client_id=DUID, port="tap1")
