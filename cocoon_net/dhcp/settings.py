@@ -44,7 +44,7 @@ class Terms:
     """How long things last, in seconds, and how promises are made."""
 
     lease: int = 86_400
-    shortest: int = 60
+    shortest: int = 10
     """The least lease time that a client can ask for (option 51); asking for more than ``lease`` gets ``lease``."""
     offer: int = 30
     cooling: int = 60
