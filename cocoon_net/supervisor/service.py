@@ -298,6 +298,7 @@ class Service:
                     if self._keeper.audited(seen) and self._auditor is not None:
                         self._auditor.hurry()
                     self._judge()
+                    collector.release()
                 case Stirred(stir, outcome):
                     outcome.set_result(self._keeper.mend(stir))
                     self._judge()
