@@ -1,8 +1,9 @@
 """Lease events as log lines, written by a thread of its own: a line costs as much as a lease.
 
-Taking an event wakes nobody: while the DHCP loop is in a system call, every other running thread keeps it from coming
-back for as long as the interpreter lets it (``service.SWITCH_AFTER``). So the thread looks now and then, and
-writes a bounded number of lines; under a storm the rest is counted, and told as one line.
+Only the first event after a silence wakes the thread, and it goes back to sleep at once: while the DHCP loop is in a
+system call, every other running thread keeps it from coming back for as long as the interpreter lets it
+(``service.SWITCH_AFTER``). So it gathers for a moment, and writes a bounded number of lines; under a storm the rest is
+counted, and told as one line. While nothing happens it sleeps.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ LINES = 50
 """Lines a second once those are used up."""
 
 EVERY = 0.1
-"""Seconds between two looks at what has happened."""
+"""Seconds between two looks at what has happened, once something has."""
 
 AT_ONCE, APART = 5, 0.005
 """Lines in one go, and seconds before the next ones: a line holds the DHCP loop up for as long as it takes, 0.1 ms."""
@@ -64,6 +65,8 @@ class Narrator:
         self._refusals = Refusals()
         self._exhausted_at = 0.0
         self._stop = threading.Event()
+        self._happened = threading.Event()
+        self._asleep = False
         self._thread = threading.Thread(target=self._run, name="narrator", daemon=True)
         self._verbose = verbose
         self._feed = feed or Feed()
@@ -77,6 +80,7 @@ class Narrator:
     def stop(self) -> None:
         """Write what is pending, for a moment at most."""
         self._stop.set()
+        self._happened.set()
         self._thread.join(timeout=0.5)
 
     def _take(self, event: Event) -> None:
@@ -85,24 +89,37 @@ class Narrator:
             self.acknowledged += 1
             if kind is LeaseRenewed and not (self._verbose or self._feed.heard):
                 return
-        elif isinstance(event, RouteFailed):
+        if isinstance(event, RouteFailed):
             if self._refusals.note(event, time.monotonic()):
                 self._pending.append(event)  # however many wait: there is one for each reason
-            return
-        if len(self._pending) < PENDING:
+        elif len(self._pending) < PENDING:
             self._pending.append(event)
         else:
             self._unwritten[_KINDS.get(kind, kind.__name__)] += 1
+        if self._asleep:
+            self._asleep = False
+            self._happened.set()
 
     def _run(self) -> None:
         allowed, then = float(PENDING), time.monotonic()
         while not self._stop.wait(EVERY):
+            self._sleep()
             now = time.monotonic()
             allowed, then = min(float(PENDING), allowed + (now - then) * LINES), now
             allowed -= self._write(int(allowed))
             if line := self._refusals.tell(now):
                 logger.warning("{}", line)
         self._write(PENDING)
+
+    def _sleep(self) -> None:
+        """Sleep until something happens, if nothing is left to be told; then for a moment, for what comes with it."""
+        self._happened.clear()
+        self._asleep = True  # before the look: who comes after it sees that we are to be woken
+        if self._pending or self._unwritten or self._refusals.pending or self._stop.is_set():
+            self._asleep = False
+            return
+        self._happened.wait()
+        self._stop.wait(EVERY)
 
     def _write(self, most: int) -> int:
         """Write up to ``most`` lines, and how many could not be kept up with; returns how many were written."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 from loguru import logger
@@ -59,6 +60,34 @@ def test_what_is_only_for_debugging_costs_no_line_that_matters(monkeypatch: pyte
         assert out == told
         out.clear()
     logger.remove(handler)
+
+
+def test_while_nothing_happens_it_sleeps_and_the_first_event_wakes_it(
+    lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(narrator, "EVERY", 0.01)
+    bus = Bus()
+    teller = Narrator(bus)
+    teller.start()
+    for number in range(1, 4):
+        eventually(lambda: teller._asleep)
+        before = switches(teller)
+        time.sleep(0.3)
+        assert switches(teller) == before
+        bus.publish([LeaseRenewed(NOW, A, MAC, NOW)])  # makes no line
+        assert teller._asleep
+        bus.publish([LeaseBound(NOW, A, MAC, NOW)])
+        eventually(lambda number=number: len(lines) == number)
+    eventually(lambda: teller._asleep)
+    began = time.monotonic()
+    teller.stop()
+    assert time.monotonic() - began < 0.3 and not teller._thread.is_alive()
+
+
+def switches(teller: Narrator) -> int:
+    """How often its thread has gone to sleep (proc(5))."""
+    status = Path(f"/proc/self/task/{teller._thread.native_id}/status").read_text()
+    return int(status.partition("voluntary_ctxt_switches:")[2].split()[0])
 
 
 def test_an_exhausted_pool_is_complained_about_once_a_minute(lines: list[str]) -> None:
