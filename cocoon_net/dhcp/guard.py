@@ -164,6 +164,10 @@ class Guard:
         self._unmute = min((until for until, _ in muted), default=0.0)
         return [port for _, port in muted[:MOST_MUTED]]
 
+    def next(self) -> float | None:
+        """Return when ``due`` comes true next, if it is known."""
+        return self._unmute or None
+
     def due(self, time: float) -> bool:
         """Whether ``quiet`` should be asked again: a port was muted, or has been muted for long enough."""
         return self.changed or bool(self._unmute and time >= self._unmute)

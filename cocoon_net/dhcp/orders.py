@@ -37,11 +37,15 @@ class Orders:
             raise NodeTransient("the DHCP server is not running", hint="see `systemctl status cocoon-net`")
         answer: Future[_T] = Future()
         self._queue.append((act, answer))
-        os.eventfd_write(self.descriptor, 1)
+        self.wake()
         try:
             return answer.result(ANSWER_WITHIN)
         except TimeoutError:
             raise NodeTransient(f"the DHCP server did not answer within {ANSWER_WITHIN:.0f} s") from None
+
+    def wake(self) -> None:
+        """Have the loop wake up, with nothing to do."""
+        os.eventfd_write(self.descriptor, 1)
 
     def obey(self, now: int) -> None:
         """Carry out what has been asked. Called by the loop."""

@@ -39,7 +39,8 @@ from cocoon_net.events import Bus
 from cocoon_net.node.routewire import RouteWire
 from cocoon_net.records import BRIDGE
 
-_IDLE = 0.25
+_TICK = 1.0
+"""Seconds between two looks at what has run out of time."""
 _LINGER, _CROWD = 0.001, 4
 """Seconds that the loop waits for more to come when there were so many frames at once: a commit costs a batch of ten as
 much as one of fifty, and beside it the clients' host has the processor for itself."""
@@ -173,6 +174,10 @@ class Server:
         """Have the loop do nothing at all. Raises NodeTransient when it does not come to that."""
         self._orders.ask(lambda now: None)
 
+    def wake(self) -> None:
+        """Have the loop look at its ``stop`` now."""
+        self._orders.wake()
+
     def wait(self, seconds: float) -> bool:
         """Wait until the server serves; False when it does not within ``seconds``."""
         return self._orders.wait(seconds)
@@ -180,7 +185,7 @@ class Server:
     # The loop
 
     def run(self, stop: threading.Event) -> None:
-        """Serve until ``stop``; at most a quarter of a second longer. Routes stay when it ends: guests live on.
+        """Serve until ``stop``, at most a second longer unless there is a ``wake``. Routes stay when it ends.
 
         Raises NodeTransient when there is no such bridge, NodeError when port 67 is taken, Refused, StoreError.
         A bridge that goes away later is waited for.
@@ -203,7 +208,7 @@ class Server:
             while not stop.is_set():
                 if self._ports is not None and self._ports.socket.fileno() not in heard:
                     heard = self._listen(poller, self._ports)
-                ready = {descriptor for descriptor, _ in poller.poll(1000 * self._patience())}
+                ready = {descriptor for descriptor, _ in poller.poll(1000 * self._patience(tick))}
                 self._keep_time()
                 if watch.socket.fileno() in ready:
                     watch.drain()
@@ -218,7 +223,7 @@ class Server:
                     self._ports.mute(self._guard.quiet(time))
                 disturbed = watch.disturbances != self._disturbances
                 if disturbed or time >= tick:
-                    tick = time + 1.0
+                    tick = time + _TICK
                     self._beat(time)
                     if self._ports is None or disturbed or self._routes.doubtful:
                         while heard:
@@ -242,10 +247,11 @@ class Server:
             poller.register(one.fileno(), select.POLLIN)
         return {one.fileno() for one in sockets}
 
-    def _patience(self) -> float:
-        """Return how long the loop may sleep."""
+    def _patience(self, tick: float) -> float:
+        """Return how long the loop may sleep: until the next tick, or what is due before it."""
         due = self._conflicts.next() if self._conflicts is not None else None
-        return _IDLE if due is None else min(_IDLE, max(0.0, due - self._clock.monotonic()) + 0.001)
+        first = min(at for at in (tick, due, self._guard.next()) if at is not None)
+        return min(_TICK, max(0.0, first - self._clock.monotonic()) + 0.001)
 
     def _open(self, watch: Watch) -> None:
         self._close()

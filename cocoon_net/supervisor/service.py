@@ -221,6 +221,7 @@ class Service:
         stop = threading.Event()
         sys.setswitchinterval(SWITCH_AFTER)
         loop = parts.enter_context(ThreadPoolExecutor(1, thread_name_prefix="dhcp"))
+        parts.callback(server.wake)
         parts.callback(stop.set)
         result = loop.submit(server.run, stop)
         while not server.wait(0.02):

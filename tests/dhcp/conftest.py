@@ -162,16 +162,19 @@ class Serving:
 
     def __enter__(self) -> Any:
         if not self.server.wait(10):
-            self._stop.set()
-            self.thread.join(5)
+            self._end(5)
             raise self.thread.error or AssertionError("the server did not start")
         return self.server
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self.thread.join(10)
+        self._end(10)
         if self.thread.error is not None:
             raise self.thread.error
+
+    def _end(self, patience: float) -> None:
+        self._stop.set()
+        self.server.wake()
+        self.thread.join(patience)
 
 
 @pytest.fixture

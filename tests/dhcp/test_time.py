@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +45,23 @@ def left(leases, now):
 def in_file(file, now):
     shown = [datetime.fromisoformat(row["expiry"]).timestamp() for row in json.loads(file.read_text())]
     return [round((when - now) / 60) for when in sorted(shown)]
+
+
+@pytest.mark.root
+def test_while_nobody_asks_the_loop_looks_once_a_second_and_ends_at_once(node, book, pool, serving):
+    served = serving(node, Server(book, pool))
+    with served:
+        status = Path(f"/proc/self/task/{served.thread.native_id}/status")
+
+        def slept() -> int:
+            return int(status.read_text().partition("voluntary_ctxt_switches:")[2].split()[0])
+
+        time.sleep(0.5)
+        before = slept()
+        time.sleep(3.0)
+        assert slept() - before <= 5
+        began = time.monotonic()
+    assert time.monotonic() - began < 0.4
 
 
 @pytest.mark.root
