@@ -20,7 +20,7 @@ _VECTOR = struct.Struct("@PN")  # struct iovec
 _LINK = struct.Struct("=HHiHBB8x")  # struct sockaddr_ll: family, protocol, index, hardware type, packet type, length
 _INET = struct.Struct("!HI8x")  # struct sockaddr_in after its family: port, address
 _NAME = 32
-"""Octets kept for each address."""
+"""Octets kept for each address, and given as its length: the kernel reads as many as the family has."""
 _WORDS = _HEADER.size // 4
 _LENGTH = _WORDS - 2
 _INDEX = 1
@@ -85,6 +85,8 @@ class Sender:
     def __init__(self, sock: socket.socket, count: int) -> None:
         self._descriptor = sock.fileno()
         self._messages = _Messages(count)
+        self._sizes = self._messages.view_of_vectors.cast("L")
+        """Of each vector the pointer, which stays, and the length; an unsigned long is as wide as both."""
         self._gathered = 0
         self._marks = [0] * count
         self.refused: list[int] = []
@@ -100,8 +102,7 @@ class Sender:
         at, name = number * LARGEST, number * _NAME
         messages.view_of_data[at : at + size] = data
         messages.view_of_names[name : name + len(address)] = address
-        _VECTOR.pack_into(messages.view_of_vectors, number * _VECTOR.size, messages.data + at, size)
-        _NAME_LENGTH.pack_into(messages.view_of_headers, number * _HEADER.size + 8, len(address))
+        self._sizes[2 * number + 1] = size
         self._gathered = number + 1
         if self._gathered == messages.count:
             self.flush()
@@ -119,7 +120,6 @@ class Sender:
             first += max(sent, 0)
 
 
-_NAME_LENGTH = struct.Struct("@I")
 _FAMILY = struct.pack("@H", socket.AF_INET)
 
 
