@@ -11,22 +11,23 @@ import errno
 import os
 import socket
 import struct
+from typing import Final
 
-LARGEST = 4096
+LARGEST: Final = 4096
 """Octets of a datagram; what is longer is cut."""
 
-_HEADER = struct.Struct("@PI4xPNPNi4xI4x")  # struct mmsghdr: a msghdr, and how many octets came
-_VECTOR = struct.Struct("@PN")  # struct iovec
-_LINK = struct.Struct("=HHiHBB8x")  # struct sockaddr_ll: family, protocol, index, hardware type, packet type, length
-_INET = struct.Struct("!HI8x")  # struct sockaddr_in after its family: port, address
-_NAME = 32
+_HEADER: Final = struct.Struct("@PI4xPNPNi4xI4x")  # struct mmsghdr: a msghdr, and how many octets came
+_VECTOR: Final = struct.Struct("@PN")  # struct iovec
+_LINK: Final = struct.Struct("=HHiHBB8x")  # struct sockaddr_ll: family, protocol, index, hardware, packet type, length
+_INET: Final = struct.Struct("!HI8x")  # struct sockaddr_in after its family: port, address
+_NAME: Final = 32
 """Octets kept for each address, and given as its length: the kernel reads as many as the family has."""
 _WORDS = _HEADER.size // 4
 _LENGTH = _WORDS - 2
 _INDEX = 1
 """Where a message's length and a link's index are, counted in words of four octets."""
 
-_C = ctypes.CDLL(None, use_errno=True)
+_C: Final = ctypes.CDLL(None, use_errno=True)
 _C.recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
 _C.sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
 
@@ -120,7 +121,7 @@ class Sender:
             first += max(sent, 0)
 
 
-_FAMILY = struct.pack("@H", socket.AF_INET)
+_FAMILY: Final = struct.pack("@H", socket.AF_INET)
 
 
 def link(index: int, protocol: int) -> bytes:

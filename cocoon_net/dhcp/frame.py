@@ -10,14 +10,16 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from socket import inet_ntoa
+from typing import Final
 
-CLIENT_PORT, SERVER_PORT = 68, 67
-EVERYBODY = b"\xff" * 6
+CLIENT_PORT: Final = 68
+SERVER_PORT: Final = 67
+EVERYBODY: Final = b"\xff" * 6
 
-_HEAD = struct.Struct("!6s6sH BBHHHBBHII HHHH")  # Ethernet, IPv4 without options, UDP
-_UDP = struct.Struct("!HHHH")
-_ETHERNET = 14
-_MOD = 0xFFFF
+_HEAD: Final = struct.Struct("!6s6sH BBHHHBBHII HHHH")  # Ethernet, IPv4 without options, UDP
+_UDP: Final = struct.Struct("!HHHH")
+_ETHERNET: Final = 14
+_MOD: Final = 0xFFFF
 
 _LOAD_WORD, _LOAD_HALF, _LOAD_BYTE, _LOAD_INDEXED_HALF = 0x20, 0x28, 0x30, 0x48
 _LOAD_HEADER_LENGTH, _EQUAL, _ANY_BIT, _RETURN = 0xB1, 0x15, 0x45, 0x06

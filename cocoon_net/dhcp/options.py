@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network
+from typing import Final
 
 from cocoon_net import records
 from cocoon_net.dhcp.wire import option
@@ -37,7 +38,7 @@ ASKED = (
 )
 """What clients send."""
 
-SAID = (MessageType.OFFER, MessageType.ACK, MessageType.NAK)
+SAID: Final = (MessageType.OFFER, MessageType.ACK, MessageType.NAK)
 """What servers answer."""
 
 
@@ -72,15 +73,20 @@ class Code(IntEnum):
 
 
 # What each message is asked for, as plain names: to read one off its class takes longer than to look the option up.
-HOSTNAME, REQUESTED_ADDRESS, LEASE_TIME, SERVER_ID = (
-    Code.HOSTNAME,
-    Code.REQUESTED_ADDRESS,
-    Code.LEASE_TIME,
-    Code.SERVER_ID,
-)
-PARAMETER_LIST, MAXIMUM_SIZE, CLIENT_ID = Code.PARAMETER_LIST, Code.MAXIMUM_SIZE, Code.CLIENT_ID
-RAPID_COMMIT, RELAY_AGENT, SUBNET_SELECTION = Code.RAPID_COMMIT, Code.RELAY_AGENT, Code.SUBNET_SELECTION
-ACK, INFORM, NAK, OFFER = MessageType.ACK, MessageType.INFORM, MessageType.NAK, MessageType.OFFER
+HOSTNAME: Final = Code.HOSTNAME
+REQUESTED_ADDRESS: Final = Code.REQUESTED_ADDRESS
+LEASE_TIME: Final = Code.LEASE_TIME
+SERVER_ID: Final = Code.SERVER_ID
+PARAMETER_LIST: Final = Code.PARAMETER_LIST
+MAXIMUM_SIZE: Final = Code.MAXIMUM_SIZE
+CLIENT_ID: Final = Code.CLIENT_ID
+RAPID_COMMIT: Final = Code.RAPID_COMMIT
+RELAY_AGENT: Final = Code.RELAY_AGENT
+SUBNET_SELECTION: Final = Code.SUBNET_SELECTION
+ACK: Final = MessageType.ACK
+INFORM: Final = MessageType.INFORM
+NAK: Final = MessageType.NAK
+OFFER: Final = MessageType.OFFER
 
 FOREVER = 0xFFFF_FFFF
 """The lease time that never ends (RFC 2131 §3.3)."""

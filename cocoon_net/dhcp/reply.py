@@ -9,7 +9,7 @@ import string
 from collections.abc import Callable
 from enum import StrEnum
 from ipaddress import IPv4Address
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cocoon_net.dhcp import wire
 from cocoon_net.dhcp.choice import choose, takes
@@ -39,7 +39,8 @@ from cocoon_net.dhcp.table import Table
 from cocoon_net.dhcp.wire import SHORTEST_ID, TYPE, Packet
 from cocoon_net.events import LeaseDeclined, PoolExhausted
 
-LEAST_SIZE, HEADERS = 576, 28
+LEAST_SIZE: Final = 576
+HEADERS: Final = 28
 """Octets of an IP datagram that any client takes (RFC 2131 §2), and of IP and UDP in front."""
 
 
@@ -174,7 +175,7 @@ def _inform(table: Table, packet: Packet, _: int) -> Decision:
     return Decision(Reason.INFORMED, ACK)
 
 
-_DECIDE: dict[int, Callable[[Table, Packet, int], Decision]] = {
+_DECIDE: Final[dict[int, Callable[[Table, Packet, int], Decision]]] = {
     MessageType.DISCOVER: _discover,
     MessageType.REQUEST: _request,
     MessageType.DECLINE: _decline,
@@ -207,7 +208,7 @@ def _seconds(table: Table, packet: Packet, address: int = 0) -> int:
     return (wished is None and table.lease_times.get(address)) or table.pool.seconds(wished)
 
 
-_NOT_OF_A_NAME = bytes(range(256)).translate(None, (string.ascii_letters + string.digits + "-._").encode())
+_NOT_OF_A_NAME: Final = bytes(range(256)).translate(None, (string.ascii_letters + string.digits + "-._").encode())
 
 
 def _hostname(value: bytes | None) -> str:
@@ -269,7 +270,10 @@ class Way(StrEnum):
     """To the client's MAC, though it may not answer ARP for the address yet."""
 
 
-RELAY, ROUTED, BROADCAST, DIRECT = Way
+RELAY: Final = Way.RELAY
+ROUTED: Final = Way.ROUTED
+BROADCAST: Final = Way.BROADCAST
+DIRECT: Final = Way.DIRECT
 
 
 class Destination(NamedTuple):
@@ -279,7 +283,7 @@ class Destination(NamedTuple):
     address: int
 
 
-EVERYONE = Destination(BROADCAST, 0xFFFFFFFF)
+EVERYONE: Final = Destination(BROADCAST, 0xFFFFFFFF)
 
 
 def destination(decision: Decision, packet: Packet) -> Destination:

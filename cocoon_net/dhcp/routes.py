@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from enum import StrEnum
 from ipaddress import IPv4Address
-from typing import Protocol
+from typing import Final, Protocol
 
 from transitions import Machine
 
@@ -37,7 +37,10 @@ class RouteState(StrEnum):
     WITHDRAWING = "withdrawing"
 
 
-ABSENT, INSTALLING, PRESENT, WITHDRAWING = RouteState
+ABSENT: Final = RouteState.ABSENT
+INSTALLING: Final = RouteState.INSTALLING
+PRESENT: Final = RouteState.PRESENT
+WITHDRAWING: Final = RouteState.WITHDRAWING
 
 
 class RouteTrigger(StrEnum):
@@ -77,7 +80,7 @@ def route_machine() -> Machine:
     )
 
 
-ROUTE_MOVES: dict[tuple[RouteState, RouteTrigger], RouteState] = {
+ROUTE_MOVES: Final[dict[tuple[RouteState, RouteTrigger], RouteState]] = {
     (RouteState(source), RouteTrigger(trigger)): RouteState(target)
     for (source, trigger), target in moves(route_machine()).items()
 }

@@ -9,33 +9,39 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-REQUEST, REPLY = 1, 2
+REQUEST: Final = 1
+REPLY: Final = 2
 """``op`` (RFC 2131 table 1)."""
 
-BROADCAST = 0x8000
+BROADCAST: Final = 0x8000
 """The one bit of ``flags`` that means something (RFC 2131 figure 2)."""
 
-ETHERNET, MAC_LENGTH = 1, 6
+ETHERNET: Final = 1
+MAC_LENGTH: Final = 6
 
-_CHADDR = 16
-_NO_PADDING = bytes(_CHADDR - MAC_LENGTH)
-SHORTEST_ID = 2
+_CHADDR: Final = 16
+_NO_PADDING: Final = bytes(_CHADDR - MAC_LENGTH)
+SHORTEST_ID: Final = 2
 """Octets of a client identifier (RFC 2132 §9.14); a shorter one is echoed and names nobody."""
 
-COOKIE = 0x63825363
-PAD, OVERLOAD, TYPE, CLIENT_ID, END = 0, 52, 53, 61, 255
-MINIMUM_SIZE = 300
+COOKIE: Final = 0x63825363
+PAD: Final = 0
+OVERLOAD: Final = 52
+TYPE: Final = 53
+CLIENT_ID: Final = 61
+END: Final = 255
+MINIMUM_SIZE: Final = 300
 """What BOOTP relays and old clients insist on (RFC 1542 §2.1)."""
 
-_HEADER = struct.Struct("!4BIHH4I16s192xI")
-_READ_HEADER = struct.Struct("!4BIHH4I6s10s192xI")
-_OPTIONS = _HEADER.size
+_HEADER: Final = struct.Struct("!4BIHH4I16s192xI")
+_READ_HEADER: Final = struct.Struct("!4BIHH4I6s10s192xI")
+_OPTIONS: Final = _HEADER.size
 _FILE, _SNAME = (108, 236), (44, 108)
 _FILE_SIZE, _SNAME_SIZE = 128, 64
 
-_LENGTHS = ((50, 4), (51, 4), (54, 4), (57, 2))
+_LENGTHS: Final = ((50, 4), (51, 4), (54, 4), (57, 2))
 """Options that the server reads and that have one right length (RFC 2132 §9); of another one, they are as none."""
 
 
