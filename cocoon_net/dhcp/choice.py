@@ -75,6 +75,15 @@ def _untaken(table: Table, client: Client, now: int) -> int | None:
     return None
 
 
+def lapsed(table: Table, port: str, now: int) -> int | None:
+    """Return an old offer of ``port`` that nobody took and that another client behind it may have, if there is one."""
+    for address in islice(table.offers, _LOOKS):
+        offer = table.offers[address]
+        if offer.port == port and now - offer.since > ANSWERED and address not in table.pool.owners:
+            return address
+    return None
+
+
 def adopt(table: Table, pool: Pool) -> None:
     """Serve another pool from now on, and forget the offers that their clients could not take any more."""
     table.adopt(pool)

@@ -10,6 +10,7 @@ What limits a port protects its neighbours, and where there is none it is not li
 - addresses: a port always gets a first one, up to its share while every other port that holds none could still get one,
   and beyond its share while an eighth of the pool would stay free besides; on a bridge that never had a second port
   nothing is kept back.
+- beyond that, an offer that a client of the port did not take goes to another one behind it.
 - messages: a port is held to its rate while another one was heard within ten seconds, or, where there is another one,
   while more is waiting than one batch takes.
 
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from cocoon_net.dhcp import reply
+from cocoon_net.dhcp import choice, reply
 from cocoon_net.dhcp.decision import Decision, Reason, name, silence, when
 from cocoon_net.dhcp.lease import BOUND, COOLING, FREE, OFFERED
 from cocoon_net.dhcp.limits import Limits
@@ -199,7 +200,11 @@ class Guard:
             if lease is not None and lease.state is BOUND and self._elsewhere(lease.port, port):
                 return self._refuse(Reason.FORGED, packet)
         if address and not self._shares(address, mac, port):
-            return self._refuse(Reason.CROWDED, packet)
+            refused = self._refuse(Reason.CROWDED, packet)
+            lapsed = choice.lapsed(table, port, now) if decision.offer is not None else None
+            if lapsed is None:
+                return refused
+            return reply.offer(table, packet, lapsed, now)  # it costs nobody an address
         return decision
 
     def findings(self, since: int) -> list[Finding]:

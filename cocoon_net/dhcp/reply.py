@@ -62,16 +62,25 @@ def _discover(table: Table, packet: Packet, now: int) -> Decision:
         return Decision(Reason.EXHAUSTED, events=(PoolExhausted(when(now), name(client.mac)),))
     if table.pool.terms.rapid_commit and RAPID_COMMIT in packet.options and takes(table, address, client):
         return _promise(table, packet, client, address, now)  # RFC 4039 §3.1
+    return _offer(table, packet, client, address, now)
+
+
+def offer(table: Table, packet: Packet, address: int, now: int) -> Decision:
+    """Offer ``address``, and no other one, to who asks."""
+    return _offer(table, packet, _client(packet), address, now)
+
+
+def _offer(table: Table, packet: Packet, client: Client, address: int, now: int) -> Decision:
     before = table.at(address)
     state = before.state
     if state is COOLING and not owns(before, client):
         state = move(state, Trigger.REUSE)  # nothing else is free: its rest is over
     state = move(state, Trigger.OFFER)
-    offer = None
+    held = None
     if state is OFFERED:
         until = now + table.pool.terms.offer
-        offer = Lease(address, state, until, client.mac, now, client.id, port=client.port)
-    return Decision(Reason.OFFERED, OFFER, address, _seconds(table, packet), offer=offer)
+        held = Lease(address, state, until, client.mac, now, client.id, port=client.port)
+    return Decision(Reason.OFFERED, OFFER, address, _seconds(table, packet), offer=held)
 
 
 def _request(table: Table, packet: Packet, now: int) -> Decision:

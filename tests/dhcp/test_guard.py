@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cocoon_net import records
-from cocoon_net.dhcp import wire
+from cocoon_net.dhcp import choice, wire
 from cocoon_net.dhcp.book import Book
 from cocoon_net.dhcp.decision import Decision, Reason, end
 from cocoon_net.dhcp.guard import CONTENDED, MUTE_AFTER, MUTE_FOR, QUIET, Guard
@@ -18,6 +18,7 @@ from cocoon_net.dhcp.lease import State
 from cocoon_net.dhcp.limits import Limits
 from cocoon_net.dhcp.options import Code, MessageType
 from cocoon_net.dhcp.pool import Pool
+from cocoon_net.dhcp.reservation import Reservation
 from cocoon_net.dhcp.server import Server
 from cocoon_net.dhcp.settings import Settings, Terms
 from cocoon_net.dhcp.table import Table
@@ -318,6 +319,33 @@ def test_nobody_has_us_inform_another_guest(bridge: Bridge, fields: dict[str, in
     assert bridge.say("a", MessageType.INFORM, ciaddr=mine).reason is Reason.INFORMED
     bridge.unplug("a")
     assert bridge.say("b", MessageType.INFORM, eve, ciaddr=mine, **fields).reason is Reason.INFORMED, "nobody is there"
+
+
+def test_offers_of_a_port_that_nobody_took_go_to_who_asks_beyond_its_share(bridge: Bridge) -> None:
+    """A boot loader that asks under MAC after MAC, or a flood that is over: its own client is not kept out."""
+    first = bridge.say("a", MessageType.DISCOVER, mac(0)).address
+    assert all(bridge.say("a", MessageType.DISCOVER, mac(number)).address for number in range(1, 17))
+    last = bridge.bind("a", mac(17)).address
+    assert bridge.say("a", MessageType.DISCOVER, EVE).reason is Reason.CROWDED, "their clients may still take them"
+    assert bridge.say("b", MessageType.DISCOVER, BOB).address not in (0, first), "its neighbour has one of its own"
+    bridge.wait(3)
+    assert bridge.say("a", MessageType.DISCOVER, EVE).address == first
+    assert bridge.say("a", MessageType.REQUEST, EVE, server=SERVER, requested=first).kind is MessageType.ACK
+    assert bridge.say("a", MessageType.REQUEST, mac(0), server=SERVER, requested=first).kind is MessageType.NAK
+    assert bridge.say("a", MessageType.REQUEST, mac(17), ciaddr=last).kind is MessageType.ACK, "and no lease is touched"
+    assert bridge.guard.findings(0)[0].reason is Reason.CROWDED
+    free = bridge.table.free
+    assert acknowledged(bridge, "a", range(100, 150)) == 16, "what was offered to it, and not an address more"
+    assert bridge.table.free == free
+
+
+def test_what_is_reserved_goes_to_nobody_else_of_its_port(bridge: Bridge, pool: records.Pool) -> None:
+    first, second = (bridge.say("a", MessageType.DISCOVER, mac(number)).address for number in range(2))
+    kept = [Reservation(mac(0), IPv4Address(first))]
+    choice.adopt(bridge.table, Pool.of(pool, Settings(bridge.table.pool.terms), kept))
+    assert all(bridge.say("a", MessageType.DISCOVER, mac(number)).address for number in range(2, 18))
+    bridge.wait(3)
+    assert bridge.say("a", MessageType.DISCOVER, EVE).address == second
 
 
 def test_a_guest_that_plays_relay_has_its_share_and_no_more(bridge: Bridge) -> None:
