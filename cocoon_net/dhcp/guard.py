@@ -34,7 +34,7 @@ from cocoon_net.events import Event, PortRefused
 MUTE_AFTER = 512
 """Messages beyond its rate after which the kernel is told to drop what a port sends."""
 
-MUTE_FOR = 1.0
+MUTE_FOR = 0.25
 """Seconds; afterwards the port has its rate again, and loses it again."""
 
 MOST_MUTED = 64

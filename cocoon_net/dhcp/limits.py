@@ -13,7 +13,7 @@ class Limits:
     """Leased, offered, cooling and declined together: a guest and its nested ones. More while enough is left."""
     rate: float = 32.0
     """Messages per second; a client that boots sends two, and retries after 4 s (RFC 2131 §4.1). More when alone."""
-    burst: int = 128
-    """Messages at once."""
+    burst: int = 512
+    """Messages at once: what stands behind one port may boot together, two hundred nested guests of it."""
     trusted: tuple[str, ...] = ()
     """Names or patterns of ports with a relay or a bridge of the operator's behind them."""
