@@ -147,6 +147,7 @@ def pinged(node: Station, address: str) -> Iterator[Pings]:
     finally:
         process.send_signal(signal.SIGINT)
         told, _ = process.communicate(timeout=20)
-    seen = {int(line.partition("icmp_seq=")[2].split()[0]) for line in told.splitlines() if "icmp_seq=" in line}
+    answers = [line for line in told.splitlines() if " bytes from " in line]  # a router may say "unreachable"
+    seen = {int(line.partition("icmp_seq=")[2].split()[0]) for line in answers}
     pings.sent = int(told.partition(" packets transmitted")[0].split()[-1])
     pings.missing = sorted(set(range(1, pings.sent + 1)) - seen)

@@ -20,11 +20,14 @@ from cocoon_net.audit import comparison
 from cocoon_net.audit.finding import Kind, Pass, Sighting
 from cocoon_net.audit.register import Register
 from cocoon_net.clock import Clock
+from cocoon_net.dhcp.book import Book
+from cocoon_net.dhcp.lease import State
 from cocoon_net.engine.journal import Journal
-from cocoon_net.engine.model import Change
+from cocoon_net.engine.model import Change, Verb
 from cocoon_net.engine.runner import describe
 from cocoon_net.errors import CocoonError
 from cocoon_net.locks import AUDIT, holder
+from cocoon_net.node import netlink
 from cocoon_net.node.bridge import plug
 from cocoon_net.node.notices import Stir, Topic
 from cocoon_net.site import Site
@@ -75,6 +78,17 @@ class Keeper:
         return replace(pool, addresses=left) if left else pool
 
     # The node's own side
+
+    def come_up(self) -> None:
+        """Put the node's side right before anybody is served; a bridge made anew has the ports that leases name."""
+        changes = self.reassert()
+        if not any(isinstance(change.want, records.Bridge) and change.verb is Verb.CREATE for change in changes):
+            return
+        try:
+            ports = {lease.port for lease in Book(self._database).leases() if lease.state is State.BOUND}
+            self._plug(Stir(unplugged=frozenset((link.index, 0) for link in netlink.links() if link.name in ports)))
+        except CocoonError as error:
+            logger.error("the guests could not be plugged in again: {}", error.told)
 
     def reassert(self, only: Collection[str] = NODE) -> list[Change]:
         """Put the node's side right, all of it or some steps; returns what was changed. What fails is a reason."""

@@ -158,7 +158,7 @@ class Service:
         if takeover.stands_as_found(self._database):
             logger.info("the bridge is the one that the Go cocoon-net made: the node stays as it is")
         else:
-            self._keeper.reassert()
+            self._keeper.come_up()
 
     def _listen(self, parts: contextlib.ExitStack) -> Notices | None:
         """Hear from now on what changes in the kernel, so that nothing falls between the first look and serving."""

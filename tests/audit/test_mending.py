@@ -81,6 +81,21 @@ def test_a_bridge_that_is_deleted_again_and_again_has_its_ports_each_time(node: 
             subprocess.run(["ip", "netns", "del", guest], check=True)
 
 
+def test_a_bridge_that_was_deleted_while_nobody_served_has_its_guests_again(node: Any, eventually: Any) -> None:
+    """The tap of a VM learns of its bridge when the VM starts: whose lease named it as its port belongs there."""
+    with node.auditing(every="3600"):
+        address = node.guest("m4")
+        node.plug("tap8")  # no lease was ever heard from it
+    node.ip("link", "del", "cni0")
+    try:
+        with node.auditing(every="3600") as log, pinged(node, address) as pings:
+            time.sleep(2.0)
+        assert len(pings.missing) <= 5, f"{pings.missing}\n{log.read_text()}"
+        assert "master" not in node.ip("link", "show", "tap8")
+    finally:
+        subprocess.run(["ip", "netns", "del", f"{node.name}-tap8"], check=True)
+
+
 def test_a_run_at_work_is_not_interfered_with(node: Any, eventually: Any) -> None:
     with node.auditing(every="3600"):
         with locked(node.home / "state" / "run.lock", what="a test", owner="init"):
