@@ -46,7 +46,7 @@ _HINTS = {
     "Forbidden": "the object belongs to another service of the cloud, or is the instance's primary interface",
     "IdempotentParameterMismatch": "an earlier attempt asked for something else; run teardown, or init --abandon",
     "InsufficientIpInSubnet": "the subnet has too few free addresses: delete orphaned network interfaces in it "
-    "(status Available, attached to nothing), or choose a larger --subnet or a smaller --pool-size",
+    "(status Available, attached to nothing), or `cocoon-net teardown` and a larger --subnet or a smaller --pool-size",
     "InvalidAccessKey": "the access key is unknown or disabled; check VOLCENGINE_ACCESS_KEY_ID or "
     "~/.volcengine/config.json",
     "InvalidCidr.Malformed": "the --subnet must lie within the VPC and be a /29 or larger",
@@ -55,9 +55,9 @@ _HINTS = {
     "InvalidTimestamp": "this machine's clock is off; check its time synchronisation (timedatectl)",
     "LackPolicy": "the credentials have no policy for this; grant them VPCFullAccess and ECSReadOnlyAccess or the like",
     "LimitExceeded.EnisPerInstance": "the instance type takes no more interfaces: detach one that nobody needs, "
-    "or ask for a smaller --pool-size",
+    "or `cocoon-net teardown` and a smaller --pool-size",
     "LimitExceeded.PrivateIpsPerEni": "the instance type takes no more addresses per interface; "
-    "ask for a smaller --pool-size",
+    "`cocoon-net run init --abandon` with all flags and a smaller --pool-size",
     "QuotaExceeded.Eni": "delete interfaces that nobody needs, or have the account's quota raised",
     "SignatureDoesNotMatch": "the secret key does not belong to the access key; check both for typing errors",
 }
