@@ -52,11 +52,12 @@ ANSWERS = {
     (REBOOT, FREE): "--nnn",
     (REBOOT, NOT_POOLED): "--nnn",
     (REBOOT, ELSEWHERE): "nnnnn",
-    # RENEWING and REBINDING: only we can have leased an address of our pool, so a lost record is taken up again.
+    # RENEWING and REBINDING: only we can have leased an address of our pool, so a lost record is taken up again; one
+    # that we do not serve was another node's, where the guest is no more.
     (RENEWING, MINE): "aaaaa",
     (RENEWING, BOBS): "nnnnn",
     (RENEWING, FREE): "aannn",
-    (RENEWING, NOT_POOLED): "--nnn",
+    (RENEWING, NOT_POOLED): "nnnnn",
     (RENEWING, ELSEWHERE): "nnnnn",
 }
 
@@ -112,6 +113,16 @@ def test_4_3_2_a_request_that_names_no_address_is_not_answered(story: Story, how
 def test_4_3_2_a_request_for_no_address_at_all_is_for_one_of_another_network(story: Story, how: dict[str, int]) -> None:
     decision = story.say(REQUEST, requested=0, **how)
     assert (decision.kind, decision.reason) == (NAK, Reason.WRONG_SUBNET)
+
+
+def test_4_3_2_a_renewal_of_what_we_do_not_serve_is_refused_unless_a_relay_brings_it(story: Story) -> None:
+    """There is no other server on the bridge; behind a relay there may be one, and the address its."""
+    assert story.say(REQUEST, ciaddr=FIRST + 150).reason is Reason.NOT_IN_POOL
+    assert story.say(REQUEST, ciaddr=FIRST + 150, giaddr=FIRST + 100).reason is Reason.NO_RECORD
+    assert story.say(REQUEST, ciaddr=FIRST + 15, giaddr=FIRST + 100).kind is ACK
+    offered = story.say(DISCOVER, BOB).address
+    story.say(DECLINE, BOB, requested=offered, server=SERVER)
+    assert story.say(REQUEST, CAROL, ciaddr=offered).reason is Reason.TAKEN, "somebody uses it"
 
 
 MIXED = [  # what no client should say (table 5), and what is understood: the server, option 50, ciaddr -> the answer
