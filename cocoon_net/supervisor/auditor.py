@@ -26,6 +26,7 @@ from loguru import logger
 
 from cocoon_net.audit.finding import DESTRUCTIVE, ENOUGH, Finding, Kind, Pass, Severity
 from cocoon_net.site import Site
+from cocoon_net.supervisor.log import few
 from cocoon_net.supervisor.timetable import AUDIT
 
 if TYPE_CHECKING:
@@ -166,14 +167,19 @@ def command(site: Site, *, skip_firewall: bool) -> tuple[list[str], dict[str, st
 
 
 def report(changed: Iterable[Finding], seen: Pass) -> None:
-    """Log what is new, what counts from now on, what is over, and what was put right: one line a fact."""
+    """Log what is new, what counts from now on, what is over, what was put right: one line a fact, but few a kind."""
+    told: dict[tuple[str, str, Kind], list[str]] = {}
     for finding in changed:
         line = f"{finding.kind}: {finding.sighting.says}"
         if finding.resolved is not None:
-            logger.info("no longer: {}", line)
+            told.setdefault(("INFO", "no longer", finding.kind), []).append(line)
         elif finding.first_seen == finding.last_seen or (finding.kind in DESTRUCTIVE and finding.confirmed == ENOUGH):
             level = "INFO" if finding.severity is Severity.NOTICE else "WARNING"
-            logger.log(level, "found: {}; {}", line, finding.sighting.advice or "nothing to do yet")
+            advised = f"{line}; {finding.sighting.advice or 'nothing to do yet'}"
+            told.setdefault((level, "found", finding.kind), []).append(advised)
+    for (level, what, _), lines in told.items():
+        for line in few(lines):
+            logger.log(level, "{}: {}", what, line)
     for line in seen.repaired:
         logger.info("put right: {}", line)
 

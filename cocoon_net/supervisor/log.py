@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -45,6 +45,9 @@ _SHORTEST_SECRET = 8
 
 PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 """Level -> priority of sd-daemon(3), which journald reads off the beginning of a line."""
+
+FEW = 5
+"""Lines about as many things of one kind; the rest is counted: with one bridge the routes of all leases go."""
 
 _COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "31;1"}
 _QUIET = ("apscheduler", "transitions", "pyroute2", "asyncio", "urllib3", "volcenginesdkcore")
@@ -87,6 +90,12 @@ def is_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
     except (OSError, ValueError):
         return False
     return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def few(lines: Sequence[str]) -> list[str]:
+    """Return the first lines, and one that counts the rest, which ``cocoon-net audit`` would show. Pure."""
+    rest = len(lines) - FEW
+    return [*lines[:FEW], f"{rest} more like these"] if rest > 0 else list(lines)
 
 
 def verbose(environ: Mapping[str, str] = os.environ) -> bool:

@@ -16,6 +16,7 @@ from cocoon_net.engine.model import Busy, Context, Inventory, Row
 from cocoon_net.engine.plan import natural
 from cocoon_net.errors import NodeError, WorldError
 from cocoon_net.records import BRIDGE, Link, Record, Route
+from cocoon_net.supervisor.log import few
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +103,10 @@ class Survey:
             for kind, lines in (("link", links), ("route", routes))
         }
         self._before = now
-        for line in self.all_confirmed:
-            if line not in was:
+        for lines in self.confirmed.values():
+            for line in few([line for line in lines if line not in was]):
                 logger.warning("difference: {}", line)
-        for line in sorted(was - now):
+        for line in few(sorted(was - now)):
             logger.info("no longer: {}", line)
         return self.all_confirmed
 

@@ -7,16 +7,19 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from loguru import logger
 
 import cocoon_net.supervisor.auditor
-from cocoon_net.audit.finding import Pass
-from cocoon_net.supervisor.auditor import AREA, Auditor
+from cocoon_net.audit.finding import Finding, Kind, Pass, Sighting
+from cocoon_net.supervisor.auditor import AREA, Auditor, report
 from cocoon_net.supervisor.timetable import timetable
 
-NOTHING = Pass(datetime(2026, 1, 1, tzinfo=UTC), 1.0, frozenset({"links"})).as_json()
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+NOTHING = Pass(NOW, 1.0, frozenset({"links"})).as_json()
 WELL = f"print({json.dumps(json.dumps(NOTHING))})"
 
 
@@ -77,6 +80,28 @@ def test_it_gives_way_to_everybody_and_insists_only_when_that_takes_long(monkeyp
     auditor(code, seen).audit()
     (told,) = seen
     assert told.unknown == {AREA: f"{os.SCHED_IDLE} {os.SCHED_OTHER} 10"}
+
+
+def test_fifty_routes_that_go_with_their_bridge_are_six_lines_and_six_when_they_are_back() -> None:
+    def found(number: int, resolved: datetime | None) -> Finding:
+        said = f"172.20.100.{number} is leased and has no route to cni0"
+        return Finding(Sighting(Kind.ROUTE_MISSING, str(number), said, (), "do this"), NOW, 1, NOW, resolved)
+
+    seen = Pass(NOW, 1.0, frozenset({"routes"}), (), {}, ("update cni0",))
+    bridge = Finding(Sighting(Kind.BRIDGE, "cni0", "cni0: it is down", (), "wait"), NOW, 1, NOW)
+    lines: list[str] = []
+    handler = logger.add(lambda message: lines.append(message.record["message"]), level="INFO")
+    report([*(found(number, None) for number in range(2, 52)), bridge], seen)
+    report([found(number, NOW) for number in range(2, 52)], replace(seen, repaired=()))
+    logger.remove(handler)
+    assert lines == [
+        *(f"found: route-missing: 172.20.100.{n} is leased and has no route to cni0; do this" for n in range(2, 7)),
+        "found: 45 more like these",
+        "found: bridge: cni0: it is down; wait",
+        "put right: update cni0",
+        *(f"no longer: route-missing: 172.20.100.{n} is leased and has no route to cni0" for n in range(2, 7)),
+        "no longer: 45 more like these",
+    ]
 
 
 def test_never_two_at_once() -> None:

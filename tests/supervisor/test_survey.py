@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
 import pytest
+from loguru import logger
 
 from cocoon_net.engine.model import Busy, Change, Context, Origin, Row
 from cocoon_net.errors import NodeError
@@ -104,3 +105,16 @@ def test_a_look_that_fails_is_unknown_not_gone(survey: Survey, kernel: dict[str,
     kernel["routes"].broken = False
     assert survey.look() == confirmed
     assert survey.nics == Nics(1, 1, {}, {"eni-1": "eth1"})
+
+
+def test_many_differences_are_a_few_lines(survey: Survey, kernel: dict[str, Kernel]) -> None:
+    lines: list[str] = []
+    handler = logger.add(lambda message: lines.append(message.record["message"]), level="INFO")
+    kernel["routes"].seen = {str(number): route(A + number) for number in range(50)}
+    survey.look()
+    assert lines == [] and len(survey.look()) == 49
+    assert len(lines) == 6 and lines[-1] == "difference: 44 more like these"
+    kernel["routes"].seen = {"a": route(A)}
+    survey.look()
+    logger.remove(handler)
+    assert len(lines) == 12 and lines[-1] == "no longer: 44 more like these"
