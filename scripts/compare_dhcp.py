@@ -162,21 +162,21 @@ class Client:
                         return reply if isinstance(reply, Packet) else None
         return None
 
-    def bind(self, mac: bytes, **more: object) -> int:
+    def bind(self, mac: bytes, name: bytes = b"") -> int:
         """Lease an address and return it."""
-        offer = self.ask(DISCOVER, mac, **more)  # type: ignore[arg-type]
+        offer = self.ask(DISCOVER, mac, name=name)
         if offer is None:
             return 0
-        ack = self.ask(REQUEST, mac, server=SERVER, requested=offer.yiaddr, **more)  # type: ignore[arg-type]
+        ack = self.ask(REQUEST, mac, server=SERVER, requested=offer.yiaddr, name=name)
         return 0 if ack is None else ack.yiaddr
 
-    def renew(self, mac: bytes, address: int, **more: object) -> Packet | None:
+    def renew(self, mac: bytes, address: int) -> Packet | None:
         """Renew a lease, or try to."""
-        return self.ask(REQUEST, mac, ciaddr=address, source=address, direct=True, **more)  # type: ignore[arg-type]
+        return self.ask(REQUEST, mac, ciaddr=address, source=address, direct=True)
 
-    def release(self, mac: bytes, address: int, **more: object) -> None:
+    def release(self, mac: bytes, address: int) -> None:
         """Give a lease back, or try to."""
-        self.ask(RELEASE, mac, ciaddr=address, source=address, server=SERVER, direct=True, **more)  # type: ignore[arg-type]
+        self.ask(RELEASE, mac, ciaddr=address, source=address, server=SERVER, direct=True)
 
 
 def what(reply: Packet | None, address: int = 0) -> str:
@@ -185,6 +185,11 @@ def what(reply: Packet | None, address: int = 0) -> str:
         return "-"
     same = "" if not address or not reply.yiaddr else " same" if reply.yiaddr == address else " other"
     return MessageType(reply.type).name.lower() + same
+
+
+def about(address: int, reply: Packet | None) -> str:
+    """Say what an answer is that was asked for after ``address`` was had."""
+    return what(reply, address)
 
 
 def of_two(c: Client, first: bytes, second: bytes, port: int = 0) -> str:
@@ -207,10 +212,10 @@ def other(c: Client) -> Callable[[bytes], bytes]:
     return lambda _: c.mac()
 
 
-def offered(c: Client) -> tuple[bytes, int]:
+def offered(c: Client, name: bytes = b"") -> tuple[bytes, int]:
     """Return somebody who has an offer, and what is offered."""
     mac = c.mac()
-    offer = c.ask(DISCOVER, mac)
+    offer = c.ask(DISCOVER, mac, name=name)
     return mac, offer.yiaddr if offer else 0
 
 
@@ -289,6 +294,7 @@ CHECKS: dict[str, Callable[[Client], str]] = {
     "4.3.2: renew": lambda c: what(c.renew(mac := c.mac(), c.bind(mac))),
     "4.3.2: renew, unknown, free": lambda c: what(c.renew(c.mac(), free(4))),
     "4.3.2: renew, unknown, another's": lambda c: what(c.renew(c.mac(), c.bind(c.mac()))),
+    "4.3.2: renew, unknown, not pooled": lambda c: what(c.renew(c.mac(), NOT_POOLED)),
     "4.3.3: declined, offered to the same": lambda c: after(
         c, lambda mac, mine: c.ask(DECLINE, mac, server=SERVER, requested=mine), lambda mac: mac
     ),
@@ -297,6 +303,9 @@ CHECKS: dict[str, Callable[[Client], str]] = {
     ),
     "4.3.4: released, offered to the same": lambda c: after(c, c.release, lambda mac: mac),
     "4.3.4: released, offered to another": lambda c: after(c, c.release, other(c)),
+    "table 5: released without a server identifier": lambda c: after(
+        c, lambda mac, mine: c.ask(RELEASE, mac, ciaddr=mine, source=mine, direct=True), other(c)
+    ),
     "4.3.4: released by another": lambda c: after(c, lambda mac, mine: c.release(c.mac(), mine), other(c)),
     "4.3.5: inform": lambda c: options(c.ask(INFORM, c.mac(), ciaddr=NOT_POOLED, source=NOT_POOLED)),
     "4.3.5: inform from another network": lambda c: what(c.ask(INFORM, c.mac(), ciaddr=ELSEWHERE, source=ELSEWHERE)),
@@ -353,6 +362,10 @@ CHECKS: dict[str, Callable[[Client], str]] = {
     "4.2: MAC the same, identifier not": lambda c: of_two(c, b"\0one", b"\0two", port=-1),
     "4.2: MAC the same, then an identifier": lambda c: of_two(c, b"", b"\0two", port=-1),
     "4.2: MAC the same, no identifier any more": lambda c: of_two(c, b"\0one", b"", port=-1),
+    "2.1: MAC the same, hardware not": lambda c: about(c.bind(mac := c.mac()), c.ask(DISCOVER, mac, htype=6)),
+    "4.2: identifier the same, MAC not, nothing leased": lambda c: about(
+        offered(c, b"\0new")[1], c.ask(DISCOVER, c.mac(), name=b"\0new")
+    ),
     "4.2: identifier the same, MAC not": lambda c: of_two(c, b"\0card", b"\0card"),
     "4.2: a clone at another port": lambda c: of_two(c, b"\0clone", b"\0clone", port=1),
     "4.1: relayed": lambda c: field("giaddr", c.ask(DISCOVER, c.mac(), giaddr=RELAY, source=RELAY, direct=True)),
