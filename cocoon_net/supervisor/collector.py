@@ -14,8 +14,10 @@ import ctypes
 import gc
 from collections.abc import Iterator
 
-SELDOM = (10_000, 50, 1_000)
+SELDOM = (2_000, 50, 1_000)
 """Objects made, and not freed again, before the young ones are searched, and so on (``gc.set_threshold``)."""
+
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 @contextlib.contextmanager
@@ -49,6 +51,5 @@ def release() -> None:
 
     Each thread has a heap, and a heap shrinks by itself only from its top: what lies there keeps all below it.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    if _TRIM is not None:
+        _TRIM(0)
