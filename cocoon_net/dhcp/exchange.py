@@ -10,7 +10,8 @@ Whatever needs nothing written down is answered at once; the rest when its batch
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 from loguru import logger
 
@@ -24,8 +25,8 @@ from cocoon_net.dhcp.guard import Guard
 from cocoon_net.dhcp.histogram import Histogram
 from cocoon_net.dhcp.lease import Lease
 from cocoon_net.dhcp.options import ACK, INFORM, OFFER, SAID
-from cocoon_net.dhcp.ports import BATCH, Ports
-from cocoon_net.dhcp.reply import destination, render
+from cocoon_net.dhcp.ports import BATCH
+from cocoon_net.dhcp.reply import Destination, destination, render
 from cocoon_net.dhcp.routes import PRESENT, Routes
 from cocoon_net.dhcp.table import Table
 from cocoon_net.dhcp.trace import Trace
@@ -36,6 +37,27 @@ _COMPLAIN_EVERY = 10.0
 
 TYPES = 256
 """Of messages, as many as option 53 can say."""
+
+
+class Air(Protocol):
+    """Where frames come from and replies go to: the bridge's Ports."""
+
+    @property
+    def present(self) -> Mapping[str, int]:
+        """The ports of the bridge, name -> index."""
+        ...
+
+    def receive(self) -> list[tuple[bytes, str]]:
+        """Return the frames that have come, each with its port. Raises NodeTransient."""
+        ...
+
+    def send(self, payload: bytes, destination: Destination, mac: bytes, port: str, kind: int = 0) -> None:
+        """Have a reply sent by the next ``flush`` at the latest."""
+        ...
+
+    def flush(self) -> list[int]:
+        """Send what waits; returns the kinds of what was refused."""
+        ...
 
 
 class Exchange:
@@ -67,7 +89,7 @@ class Exchange:
         self.commit_failures = self.unsent = 0
         self.offer_times, self.ack_times = Histogram(), Histogram()
 
-    def hear(self, ports: Ports, conflicts: Conflicts | None) -> int:
+    def hear(self, ports: Air, conflicts: Conflicts | None) -> int:
         """Serve what has come since the last time, as one batch; returns how many frames it was.
 
         Raises NodeTransient when the socket is of no use.
@@ -132,7 +154,7 @@ class Exchange:
             self._bus.publish(decision.events)
         return len(frames)
 
-    def _speak(self, ports: Ports, decision: Decision, packet: Packet) -> None:
+    def _speak(self, ports: Air, decision: Decision, packet: Packet) -> None:
         if decision.kind is None:
             return
         promises = decision.kind is ACK and decision.seconds
@@ -142,7 +164,7 @@ class Exchange:
         ports.send(payload, destination(decision, packet), packet.chaddr, packet.port, decision.kind)
         self._spoken[decision.kind] += 1
 
-    def _flush(self, ports: Ports) -> None:
+    def _flush(self, ports: Air) -> None:
         for kind in ports.flush():
             self._spoken[kind] -= 1
             self.unsent += 1
@@ -160,7 +182,7 @@ class Exchange:
                 logger.error("silent, for leases cannot be written: {}", settled.error.told)
         return settled
 
-    def offer_held(self, ports: Ports, conflicts: Conflicts, time: float) -> None:
+    def offer_held(self, ports: Air, conflicts: Conflicts, time: float) -> None:
         """Speak the offers that nobody answered for; an address that somebody uses is quarantined, not offered."""
         now = int(self._clock.now().timestamp())
         for address, mac, held in conflicts.hear():

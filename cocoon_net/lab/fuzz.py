@@ -30,7 +30,6 @@ from cocoon_net.dhcp.guard import Guard
 from cocoon_net.dhcp.lease import State
 from cocoon_net.dhcp.limits import Limits
 from cocoon_net.dhcp.pool import Pool
-from cocoon_net.dhcp.ports import Ports
 from cocoon_net.dhcp.reply import Destination, decide
 from cocoon_net.dhcp.routes import Routes
 from cocoon_net.dhcp.settings import Settings, Terms
@@ -70,7 +69,7 @@ class Kernel:
         """Do nothing."""
 
 
-class Air(Ports):
+class Air:
     """The bridge's ports without sockets: frames are put in, replies are taken out."""
 
     def __init__(self) -> None:
