@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,10 +35,13 @@ def test_each_hot_module_is_the_compiled_one():
 """
 
 
-def run(*words: str | Path, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run outside of the checkout: with ``-m``, Python takes modules from where it stands first of all."""
-    line, environment = [str(word) for word in words], {**os.environ, **more}
-    return subprocess.run(line, capture_output=True, text=True, env=environment, cwd=cwd, timeout=300)
+def run(*words: str | Path, cwd: Path, **more: str) -> str:
+    """Run outside of the checkout, where Python takes modules from ``cwd`` first of all; return what was printed."""
+    line = [str(word) for word in words]
+    environment = {**os.environ, "PYTHONPATH": str(cwd), **more}
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=cwd, timeout=300)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
 
 
 @pytest.mark.slow
@@ -48,27 +52,37 @@ def run(*words: str | Path, cwd: Path, **more: str) -> subprocess.CompletedProce
 )
 def test_what_is_compiled_answers_like_its_sources(tmp_path: Path) -> None:
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "wheel", "--no-deps")
-    made = run(*pip, "--no-build-isolation", "--wheel-dir", tmp_path, ROOT, cwd=tmp_path, COCOON_NET_COMPILE="1")
-    assert made.returncode == 0, made.stdout + made.stderr
+    run(*pip, "--no-build-isolation", "--wheel-dir", tmp_path, ROOT, cwd=tmp_path, COCOON_NET_COMPILE="1")
     assert not list((ROOT / "cocoon_net").rglob("*.so"))
     (wheel,) = tmp_path.glob("cocoon_net-*-linux_*.whl")
-    site, tests = tmp_path / "site", tmp_path / "tests"
+    site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
 
-    shutil.copytree(ROOT / "tests", tests, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    (tests / "dhcp" / "test_meant.py").write_text(MEANT.format(root=str(ROOT), site=str(site)))
-    sample = [tests / "dhcp" / name for name in ("test_meant.py", *(f"test_{one}.py" for one in SAMPLE))]
-    passed = run(
-        sys.executable, "-m", "pytest", "-q", "--rootdir", tmp_path, *sample, cwd=tmp_path, PYTHONPATH=str(site)
-    )
-    assert passed.returncode == 0, passed.stdout[-4000:] + passed.stderr[-2000:]
+    shutil.copytree(ROOT / "tests", site / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", site)
+    (site / "tests/dhcp/test_meant.py").write_text(MEANT.format(root=str(ROOT), site=str(site)))
+    sample = [f"tests/dhcp/test_{name}.py" for name in ("meant", *SAMPLE)]
+    run(sys.executable, "-m", "pytest", "-q", *sample, cwd=site)
+    assert "nothing broke" in run(sys.executable, "-m", "cocoon_net.lab.fuzz", "--seconds", "3", cwd=site)
 
     told = (sys.executable, "-m", "cocoon_net", "--version")
-    assert run(*told, cwd=tmp_path, PYTHONPATH=str(site)).stdout.strip().endswith("(DHCP compiled)")
+    assert run(*told, cwd=site).strip().endswith("(DHCP compiled)")
     with (site / "cocoon_net/dhcp/wire.py").open("a") as source:
         source.write("# edited\n")
-    assert "not from the cocoon_net/dhcp/wire.py that is here" in run(*told, cwd=tmp_path, PYTHONPATH=str(site)).stdout
+    assert "not from the cocoon_net/dhcp/wire.py that is here" in run(*told, cwd=site)
+
+
+@pytest.mark.timeout(200)
+def test_an_editable_install_is_not_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setenv("COCOON_NET_COMPILE", "1")
+    from hatch_build import CustomBuildHook
+
+    hook = CustomBuildHook(str(ROOT), {}, None, None, str(tmp_path), "wheel")
+    data: dict[str, Any] = {"force_include": {}, "pure_python": True}
+    hook.initialize("editable", data)
+    hook.finalize("editable", data, "")
+    assert data == {"force_include": {}, "pure_python": True}
 
 
 def test_a_checkout_runs_its_sources(tmp_path: Path) -> None:
