@@ -22,7 +22,7 @@ _ETHERNET: Final = 14
 _MOD: Final = 0xFFFF
 
 _LOAD_WORD, _LOAD_HALF, _LOAD_BYTE, _LOAD_INDEXED_HALF = 0x20, 0x28, 0x30, 0x48
-_LOAD_HEADER_LENGTH, _EQUAL, _ANY_BIT, _RETURN = 0xB1, 0x15, 0x45, 0x06
+_LOAD_HEADER_LENGTH, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0xB1, 0x15, 0x35, 0x45, 0x06
 _INSTRUCTION = struct.Struct("HBBI")
 _KERNEL = 0xFFFFF000  # SKF_AD_OFF, linux/filter.h
 _LINK_INDEX, _TAGGED = _KERNEL + 8, _KERNEL + 48  # SKF_AD_IFINDEX, SKF_AD_VLAN_TAG_PRESENT
@@ -33,7 +33,8 @@ def kernel_filter(
 ) -> bytes:
     """Assemble the classic BPF program: DHCP requests for us, as the ports of the bridge see them.
 
-    ``server`` is our address, ``everybody`` are those of all hosts (RFC 1122 §3.3.6).
+    ``server`` is our address, ``everybody`` are those of all hosts (RFC 1122 §3.3.6); a frame from one of them, or from
+    anything else that is no host's address, is dropped; from 0.0.0.0 come those who have none yet.
 
     The bridge shows each frame a second time as its own; that one is dropped, and so is what comes by the ``muted``
     ports (indexes, at most a hundred: a jump is an octet). Returns struct sock_filter[].
@@ -53,6 +54,11 @@ def kernel_filter(
         *((_EQUAL, index, "drop", "") for index in muted),
         (_LOAD_WORD, _TAGGED, "", ""),
         (_EQUAL, 0, "", "drop"),
+        (_LOAD_BYTE, 26, "", ""),  # from which address: loopback, a group's, reserved (RFC 1122 §3.2.1.3)
+        (_EQUAL, 127, "drop", ""),
+        (_AT_LEAST, 224, "drop", ""),
+        (_LOAD_WORD, 26, "", ""),
+        *((_EQUAL, address, "drop", "") for address in (server, *everybody) if address),
         (_LOAD_WORD, 30, "", ""),  # to which address
         *((_EQUAL, address, "mac", "") for address in everybody),
         (_EQUAL, server, "", "drop"),

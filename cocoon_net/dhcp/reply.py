@@ -182,6 +182,8 @@ def _inform(table: Table, packet: Packet, _: int) -> Decision:
         return silence(Reason.NO_ADDRESS)
     if address and not table.pool.holds(address):
         return silence(Reason.WRONG_SUBNET)
+    if address and (address == table.pool.server or address in table.pool.everybody):
+        return silence(Reason.NO_ADDRESS)
     return Decision(Reason.INFORMED, ACK)
 
 

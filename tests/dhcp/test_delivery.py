@@ -140,6 +140,29 @@ def test_what_is_sent_to_everybody_or_to_us_is_read(
     assert (heard is not None) == read
 
 
+def test_rfc_1122_3_2_1_3_what_comes_from_no_hosts_address_is_not_read(
+    node: Any, book: Any, pool: Any, serving: Any, guest: str
+) -> None:
+    """A group's, loopback, everybody's, reserved, our own."""
+    nobody = (
+        "224.0.0.1",
+        "127.0.0.1",
+        "255.255.255.255",
+        "172.20.100.255",
+        "172.20.100.0",
+        "240.0.0.1",
+        "172.20.100.1",
+    )
+    with serving(node, Server(book, pool)):
+        for source, read in [*((source, False) for source in nobody), ("223.0.0.1", True), ("169.254.7.7", True)]:
+            ask, number = packet(DISCOVER), int(IPv4Address(source))
+            patience = 2.0 if read else 0.3
+            heard = node.of_guest(
+                guest, lambda ask=ask, number=number, patience=patience: exchange(ask, number, patience)
+            )
+            assert (heard is not None) == read, source
+
+
 def test_another_subnet_has_another_broadcast_address_after_a_reload(
     node: Any, book: Any, pool_of: Any, serving: Any, guest: str, eventually: Any
 ) -> None:

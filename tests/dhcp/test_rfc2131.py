@@ -580,6 +580,9 @@ def test_4_3_5_an_inform_from_no_address_or_another_network_is_not_answered(stor
         (FIRST + 90, 0, (Way.DIRECT, FIRST + 90)),
         (int(IPv4Address("10.0.0.9")), 0, None),
         (0, 0, None),
+        (SERVER, 0, None),  # RFC 1122 §3.2.1.3: our own, everybody's
+        (SERVER + 254, 0, None),
+        (SERVER - 1, 0, None),
         (FIRST + 150, FIRST + 150, (Way.RELAY, FIRST + 150)),  # the source is the relay's own
     ],
 )
@@ -594,6 +597,12 @@ def test_4_3_5_an_inform_that_names_no_address_is_answered_where_it_came_from(
         reply = story.answer(ask)
         assert reply is not None
         assert (reply.ciaddr, reply.yiaddr) == (0, 0), "table 3: as the client's, and none"
+
+
+@pytest.mark.parametrize("address", [SERVER, SERVER + 254, SERVER - 1])
+@pytest.mark.parametrize("giaddr", [0, FIRST + 100])
+def test_4_3_5_an_inform_that_names_no_hosts_address_is_not_answered(story: Story, address: int, giaddr: int) -> None:
+    assert story.say(INFORM, ciaddr=address, giaddr=giaddr).reason is Reason.NO_ADDRESS
 
 
 @pytest.mark.parametrize("kind", [OFFER, ACK, NAK, 9, 10, 13, 0, 255])
