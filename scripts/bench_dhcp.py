@@ -18,13 +18,15 @@ import contextlib
 import json
 import os
 import re
+import resource
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -62,6 +64,8 @@ class Result:
     seconds: float
     cpu: float
     """Seconds of CPU that the server used."""
+    load: float
+    """Seconds of CPU that perfdhcp used, on the same cores."""
     peak: int
     """Peak resident memory of the server, KiB."""
     offers: tuple[float, float]
@@ -201,7 +205,7 @@ def main() -> int:
     parser.add_argument("--pool", type=int, default=60000, help="addresses of the pool")
     parser.add_argument("--seconds", type=int, default=4, help="of each run")
     parser.add_argument("--steps", type=int, default=5, help="runs to narrow the highest rate down")
-    parser.add_argument("--rounds", type=int, default=2, help="runs at the highest rate; the median counts")
+    parser.add_argument("--rounds", type=int, default=1, help="searches for each server, in turn; the median counts")
     parser.add_argument("--only", default="", help="names of servers, with commas")
     parser.add_argument("--quick", action="store_true", help="ours and Kea, short runs")
     parser.add_argument("--install", action="store_true", help="install the peers' Debian packages first")
@@ -215,22 +219,34 @@ def main() -> int:
     names = [name for name in options.only.split(",") if name] or list(SERVERS)
     if options.quick:
         names, options.seconds, options.steps = ["ours", "kea"], 2, 3
-    best: dict[str, Result] = {}
-    for name in names:
-        found = highest(name, options)
-        if found is None:
-            print(f"{name}: not measured", file=sys.stderr)
-            continue
-        best[name] = found
-    report(best)
+    found: dict[str, list[Result]] = {name: [] for name in names}
+    for _ in range(options.rounds):
+        for name in names:
+            one = highest(name, options)
+            if one is None:
+                print(f"{name}: not measured", file=sys.stderr)
+            else:
+                found[name].append(one)
+    report({name: results for name, results in found.items() if results})
     return 0
 
 
-def report(best: Mapping[str, Result]) -> None:
-    """Print one row per server, and ours against the best peer."""
-    row = "{:8} {:>9} {:>6} {:>9} {:>15} {:>15} {:>7}  {}"
+def report(found: Mapping[str, Sequence[Result]]) -> None:
+    """Print one row per server, and ours against the best peer: the median of what they reached in the same rounds."""
+    best = {name: sorted(results, key=lambda one: one.per_second)[len(results) // 2] for name, results in found.items()}
+    row = "{:8} {:>9} {:>6} {:>7} {:>8} {:>15} {:>15} {:>7}  {}"
     print(
-        row.format("server", "leases/s", "loss", "CPU us", "OFFER p50/p99", "ACK p50/p99", "RSS MB", "before the ACK")
+        row.format(
+            "server",
+            "leases/s",
+            "loss",
+            "CPU us",
+            "perfdhcp",
+            "OFFER p50/p99",
+            "ACK p50/p99",
+            "RSS MB",
+            "before the ACK",
+        )
     )
     for name, one in sorted(best.items(), key=lambda item: -item[1].per_second):
         print(
@@ -239,6 +255,7 @@ def report(best: Mapping[str, Result]) -> None:
                 f"{one.per_second:.0f}",
                 f"{one.loss:.1%}",
                 f"{one.per_lease:.0f}",
+                f"{1e6 * one.load / max(1, one.leases):.0f}",
                 "{:.1f}/{:.1f} ms".format(*one.offers),
                 "{:.1f}/{:.1f} ms".format(*one.acks),
                 one.peak // 1024,
@@ -251,11 +268,10 @@ def report(best: Mapping[str, Result]) -> None:
     peers = [name for name in best if name not in ("ours", "pure")]
     if "ours" in best and peers:
         peer = max(peers, key=lambda name: best[name].per_second)
-        mine, other = best["ours"], best[peer]
-        print(
-            f"ours / {peer}: {mine.per_second / other.per_second:.2f} times the leases/s, "
-            f"{mine.per_lease / other.per_lease:.2f} times the CPU per lease"
-        )
+        pairs = list(zip(found["ours"], found[peer], strict=False))
+        faster = statistics.median(mine.per_second / other.per_second for mine, other in pairs)
+        dearer = statistics.median(mine.per_lease / other.per_lease for mine, other in pairs)
+        print(f"ours / {peer}: {faster:.2f} times the leases/s, {dearer:.2f} times the CPU per lease")
 
 
 def highest(name: str, options: argparse.Namespace) -> Result | None:
@@ -280,14 +296,7 @@ def highest(name: str, options: argparse.Namespace) -> Result | None:
             rate = failed // 2
             if rate < 1:
                 return None
-    if not held:
-        return None
-    runs = [results[held]]
-    while len(runs) < options.rounds:
-        again = measure(name, held, options.seconds, options.pool)
-        runs.append(again)
-    held_again = [one for one in runs if one.loss < LOSS] or runs
-    return sorted(held_again, key=lambda one: one.per_second)[len(held_again) // 2]
+    return results.get(held)
 
 
 def measure(name: str, rate: int, seconds: int, size: int) -> Result:
@@ -303,8 +312,9 @@ def measure(name: str, rate: int, seconds: int, size: int) -> Result:
         try:
             wait_for_service(server, process, home / "log")
             before = usage(process.pid)
+            asked = of_children()
             output = ask(client, rate, seconds, size)
-            after = usage(process.pid)
+            after, load = usage(process.pid), of_children() - asked
         finally:
             process.send_signal(signal.SIGTERM)
             try:
@@ -312,7 +322,7 @@ def measure(name: str, rate: int, seconds: int, size: int) -> Result:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        return read(output, rate, seconds, after[0] - before[0], after[1])
+        return read(output, rate, seconds, after[0] - before[0], load, after[1])
 
 
 def ask(client: str, rate: int, seconds: int, size: int) -> str:
@@ -325,7 +335,7 @@ def ask(client: str, rate: int, seconds: int, size: int) -> str:
     return done.stdout
 
 
-def read(output: str, rate: int, seconds: float, cpu: float, peak: int) -> Result:
+def read(output: str, rate: int, seconds: float, cpu: float, load: float, peak: int) -> Result:
     """Read perfdhcp's report: counts, and the two times of each exchange."""
     sent = [int(text) for text in re.findall(r"sent packets: (\d+)", output)]
     got = [int(text) for text in re.findall(r"received packets: (\d+)", output)]
@@ -334,7 +344,7 @@ def read(output: str, rate: int, seconds: float, cpu: float, peak: int) -> Resul
     stages = re.split(r"\*\*\*Timestamps for packets: ", output)[1:]
     times = [durations(stage) for stage in stages] + [[], []]
     loss = 1 - got[1] / max(1, sent[0])
-    return Result(rate, got[1], loss, seconds, cpu, peak, quantiles(times[0]), quantiles(times[1]))
+    return Result(rate, got[1], loss, seconds, cpu, load, peak, quantiles(times[0]), quantiles(times[1]))
 
 
 def durations(stage: str) -> list[float]:
@@ -374,6 +384,12 @@ def wait_for_service(server: str, process: subprocess.Popen[bytes], log: Path) -
             return
         time.sleep(0.05)
     raise SystemExit(f"nobody listens on port 67:\n{log.read_text()[-2000:]}")
+
+
+def of_children() -> float:
+    """Return the CPU seconds of the processes that we have waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def usage(pid: int) -> tuple[float, int]:
