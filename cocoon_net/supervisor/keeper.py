@@ -34,6 +34,7 @@ from cocoon_net.site import Site
 from cocoon_net.steps import NODE
 from cocoon_net.supervisor import takeover
 from cocoon_net.supervisor.auditor import lasting, report
+from cocoon_net.supervisor.log import few
 from cocoon_net.supervisor.mender import Mended, steps_of
 
 if TYPE_CHECKING:
@@ -192,7 +193,8 @@ class Keeper:
             except CocoonError:
                 self._withdrawn = before
                 raise
-        for address in sorted(withdrawn - before):
-            logger.warning("{} is not leased any more: the cloud took it away", address)
-        for address in sorted(before - withdrawn):
-            logger.info("{} is leased again: the cloud has it", address)
+        gone, back = sorted(withdrawn - before), sorted(before - withdrawn)
+        for line in few([f"{address} is not leased any more: the cloud took it away" for address in gone]):
+            logger.warning("{}", line)
+        for line in few([f"{address} is leased again: the cloud has it" for address in back]):
+            logger.info("{}", line)

@@ -62,3 +62,15 @@ def test_what_could_not_be_put_right_is_logged_with_what_to_do_next(
 def test_a_pool_that_is_withdrawn_as_a_whole_is_served_as_it_is(keeper: Keeper) -> None:
     keeper._withdrawn = frozenset(POOL.addresses)
     assert keeper.served() == POOL
+
+
+def test_a_subnet_that_the_cloud_took_away_is_a_few_lines_of_the_log(keeper: Keeper) -> None:
+    lines: list[str] = []
+    handler = logger.add(lambda message: lines.append(message.record["message"]), level="INFO")
+    gone = frozenset(IPv4Address("172.20.100.2") + number for number in range(140))
+    keeper._withdraw(gone)
+    keeper._withdraw(frozenset())
+    logger.remove(handler)
+    assert len(lines) == 2 * 6 and lines[5] == lines[11] == "135 more like these"
+    assert lines[0] == "172.20.100.2 is not leased any more: the cloud took it away"
+    assert lines[6] == "172.20.100.2 is leased again: the cloud has it"
