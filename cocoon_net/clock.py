@@ -33,20 +33,24 @@ class Jumps:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._offset = self._read()
+        self._offset = self._seen = self._read()
 
     def look(self) -> float:
         """Return by how many seconds the wall clock jumped since the last ``accept``; 0 when it did not."""
-        offset = self._read()
-        by = offset - self._offset
+        self._seen = self._read()
+        by = self._seen - self._offset
         if abs(by) >= JUMP:
             return by
-        self._offset = offset
+        self._offset = self._seen
         return 0.0
 
     def accept(self) -> None:
-        """Take the wall clock as it is now for right."""
-        self._offset = self._read()
+        """Take the wall clock as the last look saw it for right; what it did since is for the next one."""
+        self._offset = self._seen
+
+    def now(self) -> float:
+        """Return the wall clock in Unix seconds as if it had not jumped since: a jump may come right after a look."""
+        return self._clock.monotonic() + self._offset
 
     def _read(self) -> float:
         while True:

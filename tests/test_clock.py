@@ -29,3 +29,27 @@ def test_slewing_is_no_jump() -> None:
         clock.advance(1)
         clock.jump(0.5)
         assert jumps.look() == 0
+
+
+def test_a_jump_between_a_look_and_its_acceptance_is_left_for_the_next_look() -> None:
+    clock = ManualClock()
+    jumps = Jumps(clock)
+    clock.jump(YEAR)
+    assert jumps.look() == YEAR
+    clock.jump(-YEAR)
+    jumps.accept()
+    assert jumps.look() == -YEAR
+
+
+def test_no_time_is_over_because_of_a_jump_that_was_not_accepted() -> None:
+    clock = ManualClock()
+    jumps = Jumps(clock)
+    began = jumps.now()
+    assert began == clock.now().timestamp()
+    jumps.look()
+    clock.jump(YEAR)
+    clock.advance(5)
+    assert jumps.now() == began + 5
+    jumps.look()
+    jumps.accept()
+    assert jumps.now() == began + 5 + YEAR == clock.now().timestamp()

@@ -85,6 +85,21 @@ def test_a_lease_outlives_a_clock_that_jumps_while_it_is_served(node, book, pool
         assert len(node.routes()) == 2
 
 
+@pytest.mark.root
+def test_a_clock_that_jumps_while_the_loop_is_at_work_ends_no_lease(node, book, pool, serving, eventually, tmp_path):
+    clock = Jumping()
+    now = clock.seconds()
+    book.commit([of(1, now + HOUR), of(2, now + 2 * HOUR)], [])
+    beside = Book(open_database(tmp_path / "cocoon-net.db"))
+
+    def jump(_: float) -> None:  # after the loop has looked at the clock, and before it ends what is over
+        clock.by = YEARS
+
+    with serving(node, Server(book, pool, clock=clock, beat=jump)):
+        eventually(lambda: abs(beside.newest() - clock.seconds()) < 10 if beside.newest() else False)
+        assert left(beside.leases(), clock.seconds()) == {1: ("bound", 60), 2: ("bound", 120)}
+
+
 def test_a_lease_that_runs_out_after_a_jump_runs_out_when_it_should(book, pool):
     """The heap of what is due moves along, too."""
     from cocoon_net.dhcp.pool import Pool
