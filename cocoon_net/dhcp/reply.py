@@ -36,7 +36,7 @@ from cocoon_net.dhcp.options import (
 from cocoon_net.dhcp.pool import Pool
 from cocoon_net.dhcp.relay import link, server_of
 from cocoon_net.dhcp.table import Table
-from cocoon_net.dhcp.wire import SHORTEST_ID, TYPE, Packet
+from cocoon_net.dhcp.wire import ETHERNET, SHORTEST_ID, TYPE, Packet
 from cocoon_net.events import LeaseDeclined, PoolExhausted
 
 LEAST_SIZE: Final = 576
@@ -199,7 +199,7 @@ _DECIDE: Final[dict[int, Callable[[Table, Packet, int], Decision]]] = {
 
 def _client(packet: Packet) -> Client:
     name = packet.options.get(CLIENT_ID, b"")
-    mac = packet.chaddr if packet.htype == wire.ETHERNET else packet.hardware
+    mac = packet.chaddr if packet.htype == ETHERNET else packet.hardware
     return Client(mac, name if len(name) >= SHORTEST_ID else b"", packet.port)
 
 

@@ -206,7 +206,7 @@ class Table:
         del self._offered[offer.mac, offer.client_id]
         if self._offered_mac.get(offer.mac) == address:
             del self._offered_mac[offer.mac]
-        if self._offered_port.get((offer.port, offer.client_id)) == address:
+        if offer.client_id and self._offered_port.get((offer.port, offer.client_id)) == address:
             del self._offered_port[offer.port, offer.client_id]
         self.counts[OFFERED] = len(self.offers)
         lease = self.leases.get(address)
