@@ -97,7 +97,7 @@ class Survey:
             logger.warning("the kernel could not be looked at: {}", error.told)
             return self.all_confirmed
         now = frozenset((*links, *routes))
-        was = frozenset(self.all_confirmed)
+        before, was = self.confirmed, frozenset(self.all_confirmed)
         self.confirmed = {
             kind: tuple(line for line in lines if line in self._before)
             for kind, lines in (("link", links), ("route", routes))
@@ -106,8 +106,9 @@ class Survey:
         for lines in self.confirmed.values():
             for line in few([line for line in lines if line not in was]):
                 logger.warning("difference: {}", line)
-        for line in few(sorted(was - now)):
-            logger.info("no longer: {}", line)
+        for lines in before.values():
+            for line in few([line for line in lines if line not in now]):
+                logger.info("no longer: {}", line)
         return self.all_confirmed
 
     @property

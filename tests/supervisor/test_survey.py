@@ -118,3 +118,16 @@ def test_many_differences_are_a_few_lines(survey: Survey, kernel: dict[str, Kern
     survey.look()
     logger.remove(handler)
     assert len(lines) == 12 and lines[-1] == "no longer: 44 more like these"
+
+
+def test_a_link_that_is_back_is_told_however_many_routes_are(survey: Survey, kernel: dict[str, Kernel]) -> None:
+    lines: list[str] = []
+    kernel["routes"].seen = {str(number): route(A + number) for number in range(50)}
+    kernel["links"].seen = {}
+    survey.look()
+    survey.look()
+    kernel["routes"].seen, kernel["links"].seen = {"a": route(A)}, {"eni-1": link(1)}
+    handler = logger.add(lambda message: lines.append(message.record["message"]), level="INFO")
+    survey.look()
+    logger.remove(handler)
+    assert "no longer: eni-1 (eth1) is missing" in lines and "no longer: 44 more like these" in lines
