@@ -200,10 +200,9 @@ class Guard:
             if lease is not None and lease.state is BOUND and self._elsewhere(lease.port, port):
                 return self._refuse(Reason.FORGED, packet)
         if address and not self._shares(address, mac, port):
-            refused = self._refuse(Reason.CROWDED, packet)
             lapsed = choice.lapsed(table, port, now) if decision.offer is not None else None
             if lapsed is None:
-                return refused
+                return self._refuse(Reason.CROWDED, packet)
             return reply.offer(table, packet, lapsed, now)  # it costs nobody an address
         return decision
 

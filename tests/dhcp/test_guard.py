@@ -330,6 +330,7 @@ def test_offers_of_a_port_that_nobody_took_go_to_who_asks_beyond_its_share(bridg
     assert bridge.say("b", MessageType.DISCOVER, BOB).address not in (0, first), "its neighbour has one of its own"
     bridge.wait(3)
     assert bridge.say("a", MessageType.DISCOVER, EVE).address == first
+    assert bridge.guard.findings(0)[0].total == 1, "who is answered is no finding"
     assert bridge.say("a", MessageType.REQUEST, EVE, server=SERVER, requested=first).kind is MessageType.ACK
     assert bridge.say("a", MessageType.REQUEST, mac(0), server=SERVER, requested=first).kind is MessageType.NAK
     assert bridge.say("a", MessageType.REQUEST, mac(17), ciaddr=last).kind is MessageType.ACK, "and no lease is touched"
