@@ -63,7 +63,8 @@ class Air(Protocol):
 class Exchange:
     """Serves what was heard. Belongs to the server's loop; its counts may be read by anybody.
 
-    ``durable`` is called after each commit, before the replies, with the leases as they are now.
+    ``now`` is the time that the table's times are of, in Unix seconds; ``durable`` is called after each commit, before
+    the replies, with the leases as they are now.
     """
 
     def __init__(
@@ -74,10 +75,11 @@ class Exchange:
         guard: Guard,
         bus: Bus,
         clock: Clock,
+        now: Callable[[], int],
         durable: Callable[[Sequence[Lease]], None],
     ) -> None:
         self._table, self._routes, self._book, self._guard = table, routes, book, guard
-        self._bus, self._clock, self._durable = bus, clock, durable
+        self._bus, self._clock, self._now, self._durable = bus, clock, now, durable
         self._complain_at = 0.0
         self.trace = Trace()
         self.decided: Counter[str] = Counter()
@@ -97,7 +99,7 @@ class Exchange:
         began = self._clock.monotonic()
         frames = ports.receive()
         # After the last of them was asked: a lease that we count from an earlier second would end before its client's.
-        now, table = int(self._clock.now().timestamp()), self._table
+        now, table = self._now(), self._table
         guard, trace, batch, received = self._guard, self.trace, Batch(table, now), self.received
         offered = 0
         guard.begin(began, now, ports.present, len(frames) >= BATCH)
@@ -184,7 +186,7 @@ class Exchange:
 
     def offer_held(self, ports: Air, conflicts: Conflicts, time: float) -> None:
         """Speak the offers that nobody answered for; an address that somebody uses is quarantined, not offered."""
-        now = int(self._clock.now().timestamp())
+        now = self._now()
         for address, mac, held in conflicts.hear():
             self.trace.note(held.packet, held.decision, now, Reason.CONFLICT)
             if address in self._table.offers:

@@ -90,7 +90,9 @@ class Server:
         self._orders = Orders()
         self._crowded = False
         self._conflicts: Conflicts | None = None
-        self._exchange = Exchange(self._table, self._routes, book, self._guard, self._bus, self._clock, self._durable)
+        self._exchange = Exchange(
+            self._table, self._routes, book, self._guard, self._bus, self._clock, self._now, self._durable
+        )
 
     # What other threads may call
 

@@ -119,7 +119,12 @@ class World:
         self.routes = Routes(bus, self.clock.now)
         self.routes.connect(self.kernel, [a for a, one in self.table.leases.items() if one.state is State.BOUND])
         guard = Guard(self.table, Limits(rate=0), bus.publish)
-        self.exchange = Exchange(self.table, self.routes, self.book, guard, bus, self.clock, lambda leases: None)
+        self.exchange = Exchange(
+            self.table, self.routes, self.book, guard, bus, self.clock, self._now, lambda leases: None
+        )
+
+    def _now(self) -> int:
+        return int(self.clock.now().timestamp())
 
     def restart(self) -> None:
         """Be killed, and check that nothing is missing."""

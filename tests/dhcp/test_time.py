@@ -10,14 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from cocoon_net.clock import SystemClock
+from cocoon_net.clock import ManualClock, SystemClock
+from cocoon_net.dhcp import wire
 from cocoon_net.dhcp.book import Book, Note
 from cocoon_net.dhcp.lease import Lease, State
+from cocoon_net.dhcp.options import MessageType
 from cocoon_net.dhcp.projection import LeaseFile
 from cocoon_net.dhcp.server import Server
+from cocoon_net.lab.fuzz import Air, Kernel
+from cocoon_net.lab.mutations import PORTS
 from cocoon_net.recovery import recall
 from cocoon_net.site import Site
 from cocoon_net.store import open_database
+from tests.dhcp.test_frame import framed
 
 YEARS = 9 * 365 * 86_400
 HOUR = 3_600
@@ -98,6 +103,27 @@ def test_a_clock_that_jumps_while_the_loop_is_at_work_ends_no_lease(node, book, 
     with serving(node, Server(book, pool, clock=clock, beat=jump)):
         eventually(lambda: abs(beside.newest() - clock.seconds()) < 10 if beside.newest() else False)
         assert left(beside.leases(), clock.seconds()) == {1: ("bound", 60), 2: ("bound", 120)}
+
+
+@pytest.mark.parametrize("by", [YEARS, -YEARS])
+def test_a_clock_that_jumps_before_a_request_is_served_gives_the_lease_its_time_once(book, pool, by):
+    clock, mac = ManualClock(), bytes([2, 0, 0, 0, 0, 1])
+    server = Server(book, pool, clock=clock)
+    server._routes.connect(Kernel(), [])
+
+    class Jumpy(Air):
+        def receive(self):  # after the loop has looked at the clock
+            clock.jump(by)
+            return super().receive()
+
+    air = Jumpy()
+    more = {50: ADDRESS.to_bytes(4), 53: bytes((MessageType.REQUEST,)), 54: int(pool.gateway).to_bytes(4)}
+    air.frames = [(framed(wire.encode(wire.Packet(wire.REQUEST, 7, mac, more))), next(iter(PORTS)))]
+    server._keep_time()
+    server._exchange.hear(air, None)
+    assert len(air.replies) == 1
+    server._keep_time()
+    assert left(book.leases(), clock.now().timestamp()) == {0: ("bound", 24 * 60)}
 
 
 def test_a_lease_that_runs_out_after_a_jump_runs_out_when_it_should(book, pool):
