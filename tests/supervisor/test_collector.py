@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
+import weakref
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +30,30 @@ del some[:-1]  # the last one lies on top of what is free
 before = resident()
 collector.release()
 print(before - resident())
+"""
+
+_THREADS = """
+import ctypes, os, tempfile, threading
+from cocoon_net.supervisor import collector
+def work():
+    kept = [bytearray(5_000) for _ in range(100)]
+    together.wait()
+    together.wait()
+def heaps():
+    libc = ctypes.CDLL(None)
+    libc.fopen.restype = ctypes.c_void_p
+    with tempfile.NamedTemporaryFile() as file:
+        stream = ctypes.c_void_p(libc.fopen(file.name.encode(), b"w"))
+        libc.malloc_info(0, stream)
+        libc.fclose(stream)
+        return file.read().count(b"<heap nr=")
+with collector.resting():
+    together = threading.Barrier(9)
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for one in threads: one.start()
+    together.wait()
+    print(heaps())
+    together.wait()
 """
 
 
@@ -68,6 +94,28 @@ def test_what_comes_later_is_found() -> None:
 def test_what_is_free_below_something_in_use_goes_back_to_the_kernel() -> None:
     done = subprocess.run([sys.executable, "-c", _PINNED], capture_output=True, text=True, timeout=30, check=True)
     assert int(done.stdout) > 40_000, "KiB, of 60,000"
+
+
+def test_threads_share_two_heaps() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    done = subprocess.run(
+        [sys.executable, "-c", _THREADS], capture_output=True, text=True, timeout=30, check=True, env=environment
+    )
+    assert int(done.stdout) <= 2
+
+
+def test_what_is_young_is_searched_before_it_is_given_back() -> None:
+    with collector.resting():
+        collector.settle()
+        gc.disable()
+        young: set[int] = set()
+        gone = weakref.ref(young)
+        ring: list[object] = [young]
+        ring.append(ring)
+        del ring, young
+        assert gone() is not None
+        collector.release()
+        assert gone() is None
 
 
 def test_each_audit_ends_with_giving_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
