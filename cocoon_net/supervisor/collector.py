@@ -25,8 +25,8 @@ _ARENA_MAX = -8  # M_ARENA_MAX of mallopt(3)
 def resting() -> Iterator[None]:
     """Have nothing searched until ``settle``, and everything as it was before in the end.
 
-    From now on, and for good, all threads share two heaps (mallopt(3)): with one each, those that come and go leave 16 half
-    empty.
+    From now on, and for good, all threads share two heaps (mallopt(3)): with one each, those that come and go leave 16
+    half empty.
     """
     before = gc.get_threshold()
     gc.disable()
