@@ -1,6 +1,6 @@
 """The daemon's memory: when Python looks for cycles in it, and when what is free goes back to the kernel.
 
-Cycles are searched for never while it comes up, seldom afterwards, all of them once an hour.
+Cycles are searched for never while it comes up, seldom afterwards; young ones after each audit, all once an hour.
 
 A lease has no cycles and lives long: with Python's own numbers a table of 60,000 was searched in vain every few
 seconds of a storm, for 5 us a lease and 20 ms at once. What does make cycles is rare and small: a repair through

@@ -132,3 +132,17 @@ def test_each_audit_ends_with_giving_back(tmp_path: Path, monkeypatch: pytest.Mo
         orders.put(Stop("SIGTERM"))
         assert service._obey() == "SIGTERM"
     assert given == [1]
+
+
+def test_a_daemon_that_serves_has_cycles_searched_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site(tmp_path / "state", tmp_path / "cni", tmp_path / "run")
+    site.state_dir.mkdir()
+    orders: SimpleQueue[Order] = SimpleQueue()
+    with closing(open_database(site.database)) as database, collector.resting():
+        service = Service(site, DaemonOptions(), database, POOL, orders)
+        for coming_up in ("_reconcile", "_open"):
+            monkeypatch.setattr(service, coming_up, lambda parts: None)
+        assert not gc.isenabled()
+        orders.put(Stop("SIGTERM"))
+        service.live()
+        assert gc.isenabled() and gc.get_freeze_count()
