@@ -83,5 +83,5 @@ class Pool:
 
     def options_of(self, mac: bytes) -> Options:
         """Return what ``mac`` is told."""
-        kept = self.kept.get(mac) if self.kept else None
+        kept = self.kept.get(mac)
         return self.options if kept is None else kept.options

@@ -250,7 +250,8 @@ def render(decision: Decision, packet: Packet, pool: Pool) -> bytes:
     flags = packet.flags | wire.BROADCAST if nak and packet.giaddr else packet.flags
     ciaddr = packet.ciaddr if kind is ACK else 0
     head = wire.reply_head(packet, flags, ciaddr, decision.address)
-    told, wished = pool.options_of(packet.chaddr), options.get(PARAMETER_LIST)
+    told = pool.options_of(packet.hardware) if pool.kept else pool.options
+    wished = options.get(PARAMETER_LIST)
     server = server_of(packet, pool.server) if packet.giaddr else pool.server
     limit = options.get(MAXIMUM_SIZE)
     room = (LEAST_SIZE if limit is None else min(max(int.from_bytes(limit), LEAST_SIZE), pool.mtu)) - HEADERS

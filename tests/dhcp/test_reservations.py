@@ -208,3 +208,10 @@ def test_its_client_is_told_its_own_options_and_nobody_else_is(pool: records.Poo
     assert [mine.options.get(code) for code in (12, 15, 42)] == [b"db", b"db.example.org", b"\x0a\0\0\1"]
     assert [theirs.options.get(code) for code in (12, 15, 42)] == [None, b"example.org", b"\x0a\0\0\1"]
     assert mine.options[3] == theirs.options[3]
+
+
+def test_a_client_of_another_hardware_type_is_not_the_one_that_is_kept_for(pool: records.Pool) -> None:
+    story = Story(pool, reservations=[kept(hostname="db")])
+    ours, other = (story.hear(MessageType.DISCOVER, ALICE, htype=htype) for htype in (1, 6))
+    assert ours is not None and (ours.yiaddr, ours.options.get(12)) == (KEPT, b"db")
+    assert other is not None and other.yiaddr != KEPT and 12 not in other.options
