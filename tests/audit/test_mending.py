@@ -7,13 +7,15 @@ import os
 import shutil
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cocoon_net.lab.station import pinged
-from cocoon_net.locks import locked
+from cocoon_net.locks import AUDIT, locked
+from tests.audit.conftest import SPEC
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -103,3 +105,12 @@ def test_a_run_at_work_is_not_interfered_with(node: Any, eventually: Any) -> Non
             time.sleep(2.0)
             assert node.inside("sysctl", "-n", "net.ipv4.ip_forward").strip() == "0"
         eventually(lambda: node.inside("sysctl", "-n", "net.ipv4.ip_forward").strip() == "1", 20)
+
+
+def test_a_command_waits_for_an_audit_that_is_putting_things_right(node: Any) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with locked(node.home / "state" / "run.lock", what="a test", owner=AUDIT):
+            init = pool.submit(node.product, "init", *SPEC)
+            time.sleep(2.5)
+            assert not init.done(), init.result().stderr
+        assert init.result().returncode == 0, init.result().stderr
