@@ -180,7 +180,7 @@ def report(changed: Iterable[Finding], seen: Pass) -> None:
     for (level, what, _), lines in told.items():
         for line in few(lines):
             logger.log(level, "{}: {}", what, line)
-    for line in seen.repaired:
+    for line in few(seen.repaired):
         logger.info("put right: {}", line)
 
 

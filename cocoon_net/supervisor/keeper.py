@@ -138,8 +138,8 @@ class Keeper:
         if plugged is None:
             return
         self._unplugged.clear()
-        for name in plugged:
-            logger.info("put right: {} is a port of {} again", name, records.BRIDGE)
+        for line in few([f"put right: {name} is a port of {records.BRIDGE} again" for name in plugged]):
+            logger.info("{}", line)
 
     def _run_at_work(self) -> bool:
         """Whether a run acts or is not finished: then the node is not to be as the last one left it."""

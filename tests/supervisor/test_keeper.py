@@ -13,6 +13,7 @@ from loguru import logger
 from cocoon_net import world
 from cocoon_net.clock import SystemClock
 from cocoon_net.errors import NodeError, Refused, WorldError
+from cocoon_net.node.notices import Stir
 from cocoon_net.records import Pool
 from cocoon_net.site import Site
 from cocoon_net.store import open_database
@@ -74,3 +75,14 @@ def test_a_subnet_that_the_cloud_took_away_is_a_few_lines_of_the_log(keeper: Kee
     assert len(lines) == 2 * 6 and lines[5] == lines[11] == "135 more like these"
     assert lines[0] == "172.20.100.2 is not leased any more: the cloud took it away"
     assert lines[6] == "172.20.100.2 is leased again: the cloud has it"
+
+
+def test_many_guests_that_are_plugged_in_again_are_a_few_lines_of_the_log(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cocoon_net.supervisor.keeper.plug", lambda unplugged: [f"tap{port}" for port, _ in unplugged])
+    lines: list[str] = []
+    handler = logger.add(lambda message: lines.append(message.record["message"]), level="INFO")
+    keeper._plug(Stir(unplugged=frozenset((number, 7) for number in range(250))))
+    logger.remove(handler)
+    assert len(lines) == 6 and lines[5] == "245 more like these"
