@@ -293,7 +293,7 @@ class Runner:
         return Look(stage, seen, wanted, diff(stage.name, wanted, seen, prune=prune))
 
     def _apply(self, run: Run, cx: Context, changes: Mapping[str, Change]) -> tuple[list[str], str]:
-        """Make the changes (by token) side by side. Returns the tokens of those made, and the passing error of one.
+        """Make the changes (by token) side by side. Returns the tokens of those made, and a passing error.
 
         Raises the first lasting error, whatever it is, after every other change has ended and its outcome is written.
         """
@@ -301,7 +301,7 @@ class Runner:
         inventory, permanent = self._inventories[stage], self._steps[stage].permanent
         operations = self._journal.intend(run, changes, self._clock.now(), permanent=permanent)
         made: list[str] = []
-        passing: list[str] = []
+        passing: dict[str, str] = {}
         lasting: list[BaseException] = []
         left: dict[Future[Mapping[str, str]], str] = {}
 
@@ -312,7 +312,7 @@ class Runner:
             if isinstance(error, WorldError):
                 error.key = error.key or change.key
             if isinstance(error, WorldError) and error.retryable:
-                passing.append(error.message)
+                passing[wish] = error.message
             elif error is not None and not isinstance(error, NotBegun):
                 lasting.append(error)
             try:
@@ -335,7 +335,8 @@ class Runner:
             raise
         if lasting:
             raise lasting[0]
-        return made, passing[0] if passing else ""
+        # By their order, not by who was first to fail: what a run waits for has the same name at each look.
+        return made, next((passing[wish] for wish in changes if wish in passing), "")
 
     def _act(self, inventory: Inventory, change: Change, wish: str, cx: Context) -> Mapping[str, str]:
         """Make one change, unless we were asked to stop while it stood in line."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -65,6 +67,20 @@ def test_a_passing_error_sends_the_runner_back_to_look(bench: Any) -> None:
     assert bench.init().state == "done"
     assert bench.clock.slept, "it waited between two looks"
     assert any(isinstance(event, StepWaiting) and "throttled" in event.why for event in bench.events)
+
+
+def test_what_is_waited_for_has_the_same_name_at_each_look_whoever_fails_first(bench: Any) -> None:
+    others = threading.Barrier(3)
+
+    def stumble(change: Change) -> None:
+        others.wait(5.0)
+        if change.key == "tool-1":
+            time.sleep(0.02)
+        raise CloudTransient(f"no {change.key} yet")
+
+    bench.tools.before_apply = stumble
+    with pytest.raises(NotSettled, match="still waiting for no tool-1 yet"):
+        bench.carry(bench.start())
 
 
 def test_what_never_comes_to_rest_is_parked_at_the_deadline(bench: Any) -> None:
