@@ -131,7 +131,7 @@ def _watch_writes(watch: Watch) -> None:
     def connect_mortal(*arguments: Any, **options: Any) -> Any:
         return connect(*arguments, **{"factory": Mortal, **options})
 
-    setattr(sqlite3, "connect", connect_mortal)  # noqa: B010 - mypy knows the overloads that this one stands for
+    sqlite3.connect = connect_mortal
 
 
 def _watch_calls(watch: Watch) -> None:

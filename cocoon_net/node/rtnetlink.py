@@ -1,6 +1,6 @@
 """Netlink messages by hand (netlink(7)), for the paths where pyroute2 is too slow or too large: all that is only read.
 
-A link costs pyroute2 half a millisecond and 23 KB in cycles that wait for the collector, each time it is listed.
+A link costs pyroute2 a fifth of a millisecond and 23 KB in cycles that wait for the collector, each time it is listed.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def is_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
 
 
 def few(lines: Sequence[str]) -> list[str]:
-    """Return the first lines, and one that counts the rest, which ``cocoon-net audit`` would show. Pure."""
+    """Return the first lines, and one that counts the rest. Pure."""
     rest = len(lines) - FEW
     return [*lines[:FEW], f"{rest} more like these"] if rest > 0 else list(lines)
 
