@@ -20,7 +20,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 HOT = (
     "batch", "bulk", "choice", "decision", "exchange", "frame", "guard", "histogram", "lease", "options", "pool",
-    "ports", "relay", "reply", "routes", "table", "trace", "wire",
+    "ports", "relay", "reply", "routes", "table", "trace", "tuples", "wire",
 )  # fmt: skip
 """Modules of ``cocoon_net.dhcp``; each is fully typed."""
 

@@ -3,9 +3,9 @@
 
 Run as root: ``scripts/bench dhcp [--quick] [--only ours,kea]``. Each server gets two network namespaces of its own, a
 bridge, and perfdhcp (package kea-admin) on a port of it, as a relay. The rate is raised until more than 1 % of the
-exchanges are lost; what is printed is the highest rate that held. Ours is the whole daemon: fsync and route before
-each ACK, guards, history, events, metrics, leases.json. The peers' durability is what their packages do: Kea's
-memfile and dnsmasq do not fsync, dhcpd does.
+exchanges are lost in most of three runs; what is printed is the highest rate that held. Ours is the whole daemon:
+fsync and route before each ACK, guards, history, events, metrics, leases.json. The peers' durability is what their
+packages do: Kea's memfile and dnsmasq do not fsync, dhcpd does.
 
 Debian packages: kea-dhcp4-server kea-admin isc-dhcp-server dnsmasq-base udhcpd; ``--install`` installs them without
 starting any.
@@ -205,6 +205,7 @@ def main() -> int:
     parser.add_argument("--pool", type=int, default=60000, help="addresses of the pool")
     parser.add_argument("--seconds", type=int, default=4, help="of each run")
     parser.add_argument("--steps", type=int, default=5, help="runs to narrow the highest rate down")
+    parser.add_argument("--tries", type=int, default=3, help="runs at each rate; a rate holds when most of them do")
     parser.add_argument("--rounds", type=int, default=1, help="searches for each server, in turn; the median counts")
     parser.add_argument("--only", default="", help="names of servers, with commas")
     parser.add_argument("--quick", action="store_true", help="ours and Kea, short runs")
@@ -218,7 +219,7 @@ def main() -> int:
         parser.error("perfdhcp is not here: give --install")
     names = [name for name in options.only.split(",") if name] or list(SERVERS)
     if options.quick:
-        names, options.seconds, options.steps = ["ours", "kea"], 2, 3
+        names, options.seconds, options.steps, options.tries = ["ours", "kea"], 2, 3, 1
     found: dict[str, list[Result]] = {name: [] for name in names}
     for _ in range(options.rounds):
         for name in names:
@@ -280,8 +281,7 @@ def highest(name: str, options: argparse.Namespace) -> Result | None:
     results: dict[int, Result] = {}
     for _ in range(options.steps + 4):
         seconds = options.seconds if rate > 20 else max(options.seconds, 10)
-        one = measure(name, rate, seconds, options.pool)
-        print(f"  {name}: {rate}/s offered, {one.per_second:.0f}/s leased, {one.loss:.1%} lost", file=sys.stderr)
+        one = middle(name, rate, seconds, options)
         if one.loss < LOSS and one.leases:
             held, results[rate] = rate, one
         else:
@@ -297,6 +297,21 @@ def highest(name: str, options: argparse.Namespace) -> Result | None:
             if rate < 1:
                 return None
     return results.get(held)
+
+
+def middle(name: str, rate: int, seconds: int, options: argparse.Namespace) -> Result:
+    """Return the middle one of three runs at a rate, by loss: a bad moment of the machine is not the server's limit."""
+    runs: list[Result] = []
+    while len(runs) < options.tries:
+        one = measure(name, rate, seconds, options.pool)
+        print(f"  {name}: {rate}/s offered, {one.per_second:.0f}/s leased, {one.loss:.1%} lost", file=sys.stderr)
+        runs.append(one)
+        held = sum(run.loss < LOSS for run in runs)
+        if max(held, len(runs) - held) > options.tries // 2:  # the others would not change it
+            break
+    kept = held > len(runs) - held
+    alike = sorted((run for run in runs if (run.loss < LOSS) is kept), key=lambda run: run.loss)
+    return alike[len(alike) // 2]
 
 
 def measure(name: str, rate: int, seconds: int, size: int) -> Result:

@@ -14,6 +14,7 @@ from cocoon_net.dhcp.decision import Decision, name
 from cocoon_net.dhcp.lease import BOUND, Lease
 from cocoon_net.dhcp.routes import PRESENT, Routes
 from cocoon_net.dhcp.table import Table
+from cocoon_net.dhcp.tuples import NEW
 from cocoon_net.errors import StoreError
 
 
@@ -79,7 +80,7 @@ class Batch:
         leases = [table.leases[address] for address in self._before]
         if leases:
             notes = [
-                Note(self._now, lease.address, name(lease.mac), lease.state, decision.reason)
+                NEW(Note, (self._now, lease.address, name(lease.mac), lease.state, decision.reason))
                 for lease, decision in self._notes
             ]
             try:

@@ -20,6 +20,7 @@ from cocoon_net import records
 from cocoon_net.dhcp.histogram import Histogram
 from cocoon_net.dhcp.lease import Lease, State
 from cocoon_net.dhcp.reservation import Reservation
+from cocoon_net.dhcp.tuples import NEW
 from cocoon_net.engine.model import Call, Change, Context, Seen, Verb, Via
 from cocoon_net.errors import InvariantError, SpecError, StoreError
 from cocoon_net.formats import lease_file
@@ -80,9 +81,9 @@ class Book:
         """Read every lease, some 400,000 a second. Raises Damaged when one cannot be read."""
         # By the dictionary and without the constructor's keywords: a daemon starts with all of them.
         states = {state.value: state for state in State}
-        from_hex, new = bytes.fromhex, tuple.__new__
+        from_hex = bytes.fromhex
         return [
-            new(Lease, (address, states[state], ends, from_hex(mac.replace(":", "")), since, client_id, hostname, port))
+            NEW(Lease, (address, states[state], ends, from_hex(mac.replace(":", "")), since, client_id, hostname, port))
             for address, state, ends, mac, since, client_id, hostname, port in self._connection.execute(_LEASES)
         ]
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from cocoon_net.dhcp.lease import BOUND, COOLING, Client, Lease, State, Trigger, move
 from cocoon_net.dhcp.options import ACK, MessageType
 from cocoon_net.dhcp.table import Table
+from cocoon_net.dhcp.tuples import NEW
 from cocoon_net.events import AddressInUse, Event, LeaseBound, LeaseExpired, LeaseReleased, LeaseRenewed
 
 
@@ -78,7 +79,7 @@ def bind(table: Table, address: int, client: Client, seconds: int, now: int, hos
     """Promise ``address`` to a client for ``seconds``; whatever else it held is given back in the same commit."""
     old, mac = table.at(address), client.mac
     renewed = old.state is BOUND and old.mac == mac
-    lease = Lease(
+    fields = (
         address,
         move(old.state, Trigger.RENEW if old.state is BOUND else Trigger.BIND),
         now + seconds,
@@ -88,12 +89,13 @@ def bind(table: Table, address: int, client: Client, seconds: int, now: int, hos
         hostname or (old.hostname if old.mac == mac else ""),
         client.port,
     )
+    lease = NEW(Lease, fields)
     at, text, ip, until = when(now), name(mac), IPv4Address(address), when(now + seconds)
     event = LeaseRenewed(at, ip, text, until) if renewed else LeaseBound(at, ip, text, until, lease.hostname)
     reason = Reason.RENEWED if renewed else Reason.BOUND
     held = table.held(client)
     if held is None or held.address == address:
-        return Decision(reason, ACK, address, seconds, (lease,), events=(event,))
+        return NEW(Decision, (reason, ACK, address, seconds, (lease,), None, 0, (event,)))
     left = leave(table, held, now)
     return Decision(reason, ACK, address, seconds, (*left.changes, lease), events=(*left.events, event))
 

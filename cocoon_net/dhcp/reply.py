@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from cocoon_net.dhcp import wire
 from cocoon_net.dhcp.choice import choose, takes
 from cocoon_net.dhcp.decision import Decision, Reason, bind, leave, name, release, silence, when
-from cocoon_net.dhcp.lease import BOUND, COOLING, OFFERED, Client, Lease, Trigger, move, owns
+from cocoon_net.dhcp.lease import BOUND, COOLING, FREE, OFFERED, Client, Lease, Trigger, move, owns
 from cocoon_net.dhcp.options import (
     ACK,
     CLIENT_ID,
@@ -36,6 +36,7 @@ from cocoon_net.dhcp.options import (
 from cocoon_net.dhcp.pool import Pool
 from cocoon_net.dhcp.relay import link, server_of
 from cocoon_net.dhcp.table import Table
+from cocoon_net.dhcp.tuples import NEW
 from cocoon_net.dhcp.wire import ETHERNET, SHORTEST_ID, TYPE, Packet
 from cocoon_net.events import LeaseDeclined, PoolExhausted
 
@@ -71,16 +72,16 @@ def offer(table: Table, packet: Packet, address: int, now: int) -> Decision:
 
 
 def _offer(table: Table, packet: Packet, client: Client, address: int, now: int) -> Decision:
-    before = table.at(address)
-    state = before.state
-    if state is COOLING and not owns(before, client):
+    before = table.known(address)
+    state = FREE if before is None else before.state
+    if before is not None and state is COOLING and not owns(before, client):
         state = move(state, Trigger.REUSE)  # nothing else is free: its rest is over
     state = move(state, Trigger.OFFER)
     held = None
     if state is OFFERED:
         until = now + table.pool.terms.offer
-        held = Lease(address, state, until, client.mac, now, client.id, port=client.port)
-    return Decision(Reason.OFFERED, OFFER, address, _seconds(table, packet), offer=held)
+        held = NEW(Lease, (address, state, until, client.mac, now, client.id, "", client.port))
+    return NEW(Decision, (Reason.OFFERED, OFFER, address, _seconds(table, packet), (), held, 0, ()))
 
 
 def _request(table: Table, packet: Packet, now: int) -> Decision:
@@ -200,7 +201,7 @@ _DECIDE: Final[dict[int, Callable[[Table, Packet, int], Decision]]] = {
 def _client(packet: Packet) -> Client:
     name = packet.options.get(CLIENT_ID, b"")
     mac = packet.chaddr if packet.htype == ETHERNET else packet.hardware
-    return Client(mac, name if len(name) >= SHORTEST_ID else b"", packet.port)
+    return NEW(Client, (mac, name if len(name) >= SHORTEST_ID else b"", packet.port))
 
 
 def _meant(table: Table, packet: Packet) -> bool:
@@ -304,7 +305,7 @@ def destination(decision: Decision, packet: Packet) -> Destination:
     if packet.giaddr:
         if packet.ciaddr and packet.type == MessageType.INFORM:
             return Destination(ROUTED, packet.ciaddr)
-        return Destination(RELAY, packet.giaddr)
+        return NEW(Destination, (RELAY, packet.giaddr))
     if decision.kind is NAK:
         return EVERYONE
     own = packet.ciaddr or packet.source
@@ -312,4 +313,4 @@ def destination(decision: Decision, packet: Packet) -> Destination:
         return Destination(DIRECT if len(packet.chaddr) == wire.MAC_LENGTH else ROUTED, own)
     if packet.flags & wire.BROADCAST or len(packet.chaddr) != wire.MAC_LENGTH:
         return EVERYONE
-    return Destination(DIRECT, decision.address)
+    return NEW(Destination, (DIRECT, decision.address))

@@ -41,7 +41,7 @@ from cocoon_net.records import BRIDGE
 
 _TICK = 1.0
 """Seconds between two looks at what has run out of time."""
-_LINGER, _CROWD = 0.001, 4
+_LINGER, _CROWD = 0.002, 4
 """Seconds that the loop waits for more to come when there were so many frames at once: a commit costs a batch of ten as
 much as one of fifty, and beside it the clients' host has the processor for itself."""
 _SWEEP = 2_048

@@ -89,9 +89,13 @@ class Table:
                 address = self._offered_port.get((port, name)) if name and port else None
         return None if address is None else self.offers[address]
 
+    def known(self, address: int) -> Lease | None:
+        """Return the offer of ``address``, or its lease; None for one that never had either."""
+        return self.offers.get(address) or self.leases.get(address)
+
     def at(self, address: int) -> Lease:
         """Return what is known of ``address``: its offer, its lease, or that it is free."""
-        return self.offers.get(address) or self.leases.get(address) or Lease(address, FREE, 0)
+        return self.known(address) or Lease(address, FREE, 0)
 
     def put(self, lease: Lease) -> None:
         """Write a lease down; an offer of the same address, or to the same client once bound, has served its turn."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from cocoon_net.dhcp.decision import Decision, Reason
 from cocoon_net.dhcp.options import MessageType
+from cocoon_net.dhcp.tuples import NEW
 from cocoon_net.dhcp.wire import Packet
 
 KEPT = 16_384
@@ -48,7 +49,7 @@ class Trace:
         said = decision.kind or 0 if reason is None else 0
         address = decision.address or (decision.changes[0].address if decision.changes else 0)
         why = reason or decision.reason
-        self._ring.append(Traced(number, now, packet.chaddr, packet.port, packet.type, said, address, why))
+        self._ring.append(NEW(Traced, (number, now, packet.chaddr, packet.port, packet.type, said, address, why)))
 
     def change(self, mac: bytes, address: int, now: int, reason: Reason) -> None:
         """Keep what a timer or an order did to a client's lease."""

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from cocoon_net.dhcp.tuples import NEW
+
 REQUEST: Final = 1
 REPLY: Final = 2
 """``op`` (RFC 2131 table 1)."""
@@ -145,8 +147,9 @@ def decode(data: bytes, port: str = "") -> Packet | Malformed:
         if len(name) < SHORTEST_ID:
             return Malformed.HARDWARE
         mac, padding = bytes(_CHADDR) + name, b""
-    return Packet(
-        op, xid, mac, options, flags, ciaddr, yiaddr, siaddr, giaddr, secs, hops, htype, hlen, port, 0, padding
+    return NEW(
+        Packet,
+        (op, xid, mac, options, flags, ciaddr, yiaddr, siaddr, giaddr, secs, hops, htype, hlen, port, 0, padding),
     )
 
 
