@@ -17,7 +17,19 @@ from types import TracebackType
 
 from cocoon_net.errors import NodeTransient
 from cocoon_net.node.netlink import refusal
-from cocoon_net.node.rtnetlink import ANSWER_WITHIN, ATTRIBUTE, HEADER, SOL_NETLINK, ask, messages
+from cocoon_net.node.rtnetlink import (
+    ACK,
+    ANSWER_WITHIN,
+    ATTRIBUTE,
+    ERRNO,
+    ERROR,
+    HEADER,
+    REQUEST,
+    SOL_NETLINK,
+    ask,
+    connect,
+    messages,
+)
 from cocoon_net.records import ROUTE_PROTOCOL
 
 BATCH = 1000
@@ -31,11 +43,10 @@ PORTS: set[int] = set()
 
 _ROUTE = struct.Struct("=BBBBBBBBI")  # rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _WORD = struct.Struct("=I")
-_ERRNO = struct.Struct("=i")
 _ADDRESS = struct.Struct(">I")
 
-_NLMSG_ERROR, _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 2, 24, 25, 26
-_REQUEST, _ACK, _REPLACE, _CREATE = 0x1, 0x4, 0x100, 0x400
+_RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
+_REPLACE, _CREATE = 0x100, 0x400
 _RTA_DST, _RTA_OIF = 1, 4
 _TABLE_MAIN, _SCOPE_LINK, _UNICAST = 254, 253, 1
 _CAP_ACK = 10
@@ -59,8 +70,8 @@ class RouteWire:
             raise ValueError(f"{link_index} is not the index of a link")
         self._link_index = link_index
         self._protocol = protocol
-        self._put = _template(_RTM_NEWROUTE, _REQUEST | _CREATE | _REPLACE, protocol, link_index)
-        self._drop = _template(_RTM_DELROUTE, _REQUEST, protocol, link_index)
+        self._put = _template(_RTM_NEWROUTE, REQUEST | _CREATE | _REPLACE, protocol, link_index)
+        self._drop = _template(_RTM_DELROUTE, REQUEST, protocol, link_index)
         self._sequence = 0
         self._socket = _open()
 
@@ -118,7 +129,7 @@ class RouteWire:
             sequence_at += _SIZE
             destination_at += _SIZE
         flags_at = len(buffer) - _SIZE + _FLAGS_AT
-        buffer[flags_at] |= _ACK
+        buffer[flags_at] |= ACK
         try:
             self._socket.send(buffer)
             return self._answers(batch, first, template is self._drop)
@@ -136,9 +147,9 @@ class RouteWire:
         last = first + len(batch) - 1
         while True:
             for kind, _, sequence, _, body in messages(self._socket.recv(1 << 16)):
-                if kind != _NLMSG_ERROR or not first <= sequence <= last:
+                if kind != ERROR or not first <= sequence <= last:
                     continue
-                code = -_ERRNO.unpack_from(body)[0]
+                code = -ERRNO.unpack_from(body)[0]
                 if code and not (deleting and code == errno.ESRCH):
                     failures[batch[sequence - first]] = code
                 if sequence == last:
@@ -193,13 +204,11 @@ def _template(kind: int, flags: int, protocol: int, link_index: int) -> bytes:
 
 def _open() -> socket.socket:
     try:
-        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        sock = connect()
     except OSError as error:
         raise refusal(error.errno or errno.EIO, "open a netlink socket") from error
-    sock.bind((0, 0))
     PORTS.add(sock.getsockname()[0])
     sock.setsockopt(SOL_NETLINK, _CAP_ACK, 1)  # an error need not bring the message back
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", ANSWER_WITHIN, 0))
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
     except PermissionError:

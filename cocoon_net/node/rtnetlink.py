@@ -14,7 +14,14 @@ from typing import NamedTuple, TypeVar
 
 HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 ATTRIBUTE = struct.Struct("=HH")  # rtattr: length, type
+ERRNO = struct.Struct("=i")
+"""What NLMSG_ERROR begins with: an errno, negative, or 0 for "done as asked"."""
 SOL_NETLINK = 270
+
+ERROR, DONE = 2, 3
+"""Types of message: NLMSG_ERROR, NLMSG_DONE; all others are rtnetlink's."""
+REQUEST, ACK = 0x1, 0x4
+"""Flags of a request: NLM_F_REQUEST, NLM_F_ACK."""
 
 ANSWER_WITHIN = 5
 """Seconds that the kernel is given for one answer; it takes microseconds unless something holds the rtnl lock."""
@@ -22,10 +29,8 @@ ANSWER_WITHIN = 5
 READINGS = 5
 """How often a listing is started again that changed while it was read."""
 
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_REQUEST, _ACK, _DUMP, _INTERRUPTED = 0x1, 0x4, 0x300, 0x10
+_DUMP, _INTERRUPTED = 0x300, 0x10
 _STRICT_CHECK = 12
-_ERRNO = struct.Struct("=i")
 _T = TypeVar("_T")
 _TYPE = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
@@ -61,6 +66,21 @@ def attributes(body: memoryview, at: int) -> Iterator[tuple[int, bytes]]:
         at += length + 3 & ~3
 
 
+def connect() -> socket.socket:
+    """Open a socket to the kernel of the caller's network namespace, which is waited for no longer than is sensible.
+
+    Its ``recv`` raises BlockingIOError then. Raises OSError.
+    """
+    one = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    try:
+        one.bind((0, 0))
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", ANSWER_WITHIN, 0))
+    except BaseException:
+        one.close()
+        raise
+    return one
+
+
 def ask(kind: int, body: bytes, read: Callable[[memoryview], _T | None], *, listing: bool = True) -> list[_T]:
     """Return what ``read`` makes of each answer to a request (RTM_GET...), but None; in the caller's network namespace.
 
@@ -68,13 +88,11 @@ def ask(kind: int, body: bytes, read: Callable[[memoryview], _T | None], *, list
     ``read`` has to leave out what does not fit all the same. Raises OSError with the kernel's errno: EAGAIN when it
     does not answer, EINTR for a listing that changed during each reading.
     """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as one:
-        one.bind((0, 0))
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", ANSWER_WITHIN, 0))
+    with connect() as one:
         with contextlib.suppress(OSError):  # before Linux 4.20
             one.setsockopt(SOL_NETLINK, _STRICT_CHECK, 1)
         for sequence in range(1, READINGS + 1):
-            flags = _REQUEST | (_DUMP if listing else _ACK)
+            flags = REQUEST | (_DUMP if listing else ACK)
             one.send(HEADER.pack(HEADER.size + len(body), kind, flags, sequence, 0) + body)
             found = _answers(one, kind, sequence, read)
             if found is not None:
@@ -91,8 +109,8 @@ def _answers(one: socket.socket, asked: int, sequence: int, read: Callable[[memo
             if number != sequence:
                 continue
             whole = whole and not flags & _INTERRUPTED
-            if kind in (_NLMSG_DONE, _NLMSG_ERROR):
-                code = -_ERRNO.unpack_from(body)[0] if len(body) >= _ERRNO.size else 0
+            if kind in (DONE, ERROR):
+                code = -ERRNO.unpack_from(body)[0] if len(body) >= ERRNO.size else 0
                 if code:
                     raise OSError(code, "")
                 return found if whole else None
