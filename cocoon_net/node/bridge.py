@@ -6,7 +6,6 @@ and guests lose their gateway when one comes or goes.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Collection, Mapping
 from ipaddress import IPv4Interface
 from pathlib import Path
@@ -166,9 +165,7 @@ def _promote(name: str) -> None:
     try:
         Path(f"/proc/sys/net/ipv4/conf/{name}/promote_secondaries").write_text("1\n")
     except OSError as error:
-        raise netlink.refusal(
-            error.errno or errno.EIO, f"keep the routes of {name} while its address changes"
-        ) from error
+        raise netlink.failure(error, f"keep the routes of {name} while its address changes") from error
 
 
 def _telling(addresses: tuple[IPv4Interface, ...], want: IPv4Interface, *, ours: bool) -> IPv4Interface:

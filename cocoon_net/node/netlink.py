@@ -22,6 +22,7 @@ from cocoon_net.node import iproute, rtnetlink
 from cocoon_net.node.rtnetlink import ATTRIBUTE, attributes
 
 _PASSING = frozenset({errno.EAGAIN, errno.EBUSY, errno.EEXIST, errno.EINTR, errno.ENOBUFS, errno.ENODEV, errno.ENXIO})
+_AGAIN = "it passes as a rule and is tried again; if it stays, `dmesg` and `ip -d link` may say more"
 _IFF_UP = 1
 _GETLINK, _GETADDR, _GETNEIGH = 18, 22, 30
 _LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
@@ -71,9 +72,25 @@ def refusal(code: int, wanted: str, said: str = "") -> CocoonError:
         case errno.EOPNOTSUPP:
             return NodeError(message, hint="the kernel lacks it: load the module, e.g. `modprobe bridge`", code=name)
         case _ if code in _PASSING:
-            return NodeTransient(message, code=name)
+            return NodeTransient(message, hint=_AGAIN, code=name)
         case _:
             return NodeError(message, hint="`dmesg` and `ip -d link` may say more", code=name)
+
+
+def failure(error: OSError, wanted: str) -> CocoonError:
+    """Return what it means that the kernel did not do what was ``wanted``; from ``rtnetlink`` or from ``iproute``."""
+    match error:
+        case TimeoutError():
+            return _silence(wanted, iproute.PATIENCE)
+        case BlockingIOError():
+            return _silence(wanted, rtnetlink.ANSWER_WITHIN)
+    code, said = error.errno or errno.EIO, error.strerror or ""
+    return refusal(code, wanted, "" if said == os.strerror(code) else said)
+
+
+def _silence(wanted: str, seconds: float) -> NodeTransient:
+    hint = "something holds the kernel's lock of links; it is tried again, and `dmesg` names a task that hangs"
+    return NodeTransient(f"cannot {wanted}: no answer from the kernel within {seconds:g} s", hint=hint)
 
 
 # Links
@@ -178,10 +195,7 @@ def _ask(wanted: str, call: Callable[[], _T], empty: Mapping[int, _T] | None = N
         code = error.errno or errno.EIO
         if empty is not None and code in empty:
             return empty[code]
-        if isinstance(error, TimeoutError | BlockingIOError):
-            raise NodeTransient(f"cannot {wanted}: no answer from the kernel") from error
-        said = error.strerror or ""
-        raise refusal(code, wanted, "" if said == os.strerror(code) else said) from error
+        raise failure(error, wanted) from error
 
 
 # Reading

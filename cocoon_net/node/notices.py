@@ -19,7 +19,7 @@ from ipaddress import IPv4Network
 
 from cocoon_net.errors import NodeError
 from cocoon_net.node import bpf, routewire
-from cocoon_net.node.netlink import refusal
+from cocoon_net.node.netlink import failure
 from cocoon_net.node.rtnetlink import HEADER, SOL_NETLINK, attributes, messages
 from cocoon_net.records import ROUTE_PROTOCOL
 
@@ -117,7 +117,7 @@ class Notices:
                 return stir
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
-                    raise refusal(error.errno or errno.EIO, "read the kernel's notices") from error
+                    raise failure(error, "read the kernel's notices") from error
                 stir |= Stir(frozenset((Topic.LOST,)))
                 continue
             for message in messages(data):
@@ -168,7 +168,7 @@ def _open(family: int, *groups: int) -> socket.socket:
     try:
         one = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, family)
     except OSError as error:
-        raise refusal(error.errno or errno.EIO, "open a netlink socket") from error
+        raise failure(error, "open a netlink socket") from error
     try:
         program = _SPARE_ROUTES if family == socket.NETLINK_ROUTE else _SPARE_DETAILS
         bpf.attach(one, b"".join(bpf.INSTRUCTION.pack(*line) for line in program))
@@ -179,7 +179,7 @@ def _open(family: int, *groups: int) -> socket.socket:
             one.setsockopt(SOL_NETLINK, _ADD_MEMBERSHIP, group)
     except OSError as error:
         one.close()
-        raise refusal(error.errno or errno.EIO, "hear the kernel's notices") from error
+        raise failure(error, "hear the kernel's notices") from error
     return one
 
 

@@ -16,10 +16,9 @@ from functools import partial
 from types import TracebackType
 
 from cocoon_net.errors import NodeTransient
-from cocoon_net.node.netlink import refusal
+from cocoon_net.node.netlink import failure
 from cocoon_net.node.rtnetlink import (
     ACK,
-    ANSWER_WITHIN,
     ATTRIBUTE,
     ERRNO,
     ERROR,
@@ -137,9 +136,7 @@ class RouteWire:
             self._reopen()  # whatever is still queued belongs to nobody
             if error.errno in (errno.ENOBUFS, errno.EMSGSIZE):
                 return None
-            if error.errno == errno.EAGAIN:
-                raise NodeTransient(f"cannot change routes: no answer within {ANSWER_WITHIN} s") from error
-            raise refusal(error.errno or errno.EIO, f"change {len(batch)} routes") from error
+            raise failure(error, f"change {len(batch)} routes") from error
 
     def _answers(self, batch: Sequence[int], first: int, deleting: bool) -> dict[int, int]:
         """Read until the last message of the batch is answered."""
@@ -172,7 +169,7 @@ def routes(protocol: int = ROUTE_PROTOCOL, link_index: int = 0) -> list[tuple[in
     except OSError as error:
         if error.errno in (errno.ENODEV, errno.ENOENT):  # no such link or table: no routes
             return []
-        raise refusal(error.errno or errno.EIO, "list our routes", error.strerror or "") from error
+        raise failure(error, "list our routes") from error
 
 
 def _route(protocol: int, body: memoryview) -> tuple[int, int] | None:
@@ -206,7 +203,7 @@ def _open() -> socket.socket:
     try:
         sock = connect()
     except OSError as error:
-        raise refusal(error.errno or errno.EIO, "open a netlink socket") from error
+        raise failure(error, "open a netlink socket") from error
     PORTS.add(sock.getsockname()[0])
     sock.setsockopt(SOL_NETLINK, _CAP_ACK, 1)  # an error need not bring the message back
     try:

@@ -35,8 +35,9 @@ def meaning(code: int) -> tuple[str, str]:
         case errno.EIO:
             return said, f"the kernel did not answer, and is asked what it has; `ip route show dev {BRIDGE}` shows it"
         case _:
-            hint = refusal(code, "route").hint
-            return said, hint or f"it is tried again every second; `ip route show dev {BRIDGE}` shows what is there"
+            error = refusal(code, "route")
+            again = f"it is tried again every second; `ip route show dev {BRIDGE}` shows what is there"
+            return said, again if error.retryable else error.hint
 
 
 @dataclass(slots=True)

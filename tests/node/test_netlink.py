@@ -24,10 +24,26 @@ def test_a_refusal_says_what_was_wanted_and_whether_looking_again_may_help() -> 
     assert denied.message == "cannot set up on eth1: Operation not permitted (EPERM)"
     assert "CAP_NET_ADMIN" in denied.hint
     for code in (errno.EBUSY, errno.ENOBUFS, errno.ENODEV, errno.EEXIST):
-        assert isinstance(netlink.refusal(code, "x"), NodeTransient)
+        passing = netlink.refusal(code, "x")
+        assert isinstance(passing, NodeTransient) and "tried again" in passing.hint
     lasting = netlink.refusal(errno.EINVAL, "x", "MTU too small")
     assert isinstance(lasting, NodeError) and not lasting.retryable
     assert "MTU too small" in lasting.message and lasting.code == "EINVAL"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (TimeoutError(), "cannot x: no answer from the kernel within 10 s"),
+        (BlockingIOError(errno.EAGAIN, "later"), "cannot x: no answer from the kernel within 5 s"),
+        (OSError(errno.EBUSY, os.strerror(errno.EBUSY)), "cannot x: Device or resource busy (EBUSY)"),
+        (OSError(errno.EINVAL, "MTU too small"), "cannot x: Invalid argument (EINVAL: MTU too small)"),
+        (OSError("nothing is known"), "cannot x: Input/output error (EIO)"),
+    ],
+)
+def test_what_the_kernel_did_not_do_is_told_once_and_with_what_to_do_next(error: OSError, said: str) -> None:
+    failure = netlink.failure(error, "x")
+    assert failure.message == said and failure.hint
 
 
 @pytest.mark.root

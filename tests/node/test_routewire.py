@@ -134,6 +134,17 @@ def test_a_listing_leaves_out_other_protocols_prefixes_and_tables(namespace: Any
     assert sorted(routewire.routes()) == [(FIRST, index), (int(IPv4Address("172.20.0.12")), other)]
 
 
+def test_a_kernel_that_does_not_answer_is_said_to(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rtnetlink, "ANSWER_WITHIN", 1)
+    with RouteWire(index) as wire:
+        monkeypatch.setattr(routewire, "ACK", 0)  # of what succeeds the kernel says nothing then
+        with pytest.raises(NodeTransient, match="cannot change 1 routes: no answer from the kernel within 1 s"):
+            wire.change((FIRST,), ())
+    monkeypatch.setattr(routewire, "_RTM_GETROUTE", 1)  # NLMSG_NOOP: it need not answer
+    with pytest.raises(NodeTransient, match="cannot list our routes: no answer from the kernel within 1 s"):
+        routewire.routes()
+
+
 def test_a_listing_that_never_ends_whole_is_passing(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rtnetlink, "READINGS", 0)
     with pytest.raises(NodeTransient, match=r"cannot list our routes: .*it changed during each of 0 readings"):

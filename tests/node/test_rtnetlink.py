@@ -84,8 +84,9 @@ def test_a_kernel_that_does_not_answer_is_not_waited_for_for_ever(
     namespace: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rtnetlink, "ANSWER_WITHIN", 1)
-    with pytest.raises(NodeTransient, match="cannot look: no answer from the kernel"):
+    with pytest.raises(NodeTransient, match="cannot look: no answer from the kernel within 1 s") as error:
         netlink._ask("look", partial(rtnetlink.ask, _NOTHING, b"", bytes))  # NLMSG_NOOP: it need not answer
+    assert "dmesg" in error.value.hint
 
 
 @pytest.mark.root
