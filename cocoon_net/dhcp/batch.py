@@ -80,7 +80,7 @@ class Batch:
         leases = [table.leases[address] for address in self._before]
         if leases:
             notes = [
-                NEW(Note, (self._now, lease.address, name(lease.mac), lease.state, decision.reason))
+                NEW(Note, (self._now, lease.address, name(lease.mac), lease.state._value_, decision.reason._value_))
                 for lease, decision in self._notes
             ]
             try:

@@ -90,8 +90,9 @@ class Book:
     def commit(self, leases: Iterable[Lease], notes: Iterable[Note]) -> None:
         """Make a batch durable, all of it or nothing: on return it has survived a power cut. Raises StoreError."""
         connection = self._connection
+        # Plain strings: sqlite3 looks for an adapter of everything else, 0.5 us each time.
         rows = [
-            (address, state, ends, mac.hex(":"), since, client_id, hostname, port)
+            (address, state._value_, ends, mac.hex(":"), since, client_id, hostname, port)
             for address, state, ends, mac, since, client_id, hostname, port in leases
         ]
         began = time.perf_counter()

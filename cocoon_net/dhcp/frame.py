@@ -16,7 +16,10 @@ CLIENT_PORT: Final = 68
 SERVER_PORT: Final = 67
 EVERYBODY: Final = b"\xff" * 6
 
-_HEAD: Final = struct.Struct("!6s6sH BBHHHBBHII HHHH")  # Ethernet, IPv4 without options, UDP
+_HEAD: Final = struct.Struct("!6s6s4sH6sHII 4sHH")  # Ethernet, IPv4 without options, UDP
+_BEGIN: Final = bytes.fromhex("0800 45 10")  # IPv4 in Ethernet; version and length, low delay (RFC 791 §3.1)
+_TTL: Final = bytes.fromhex("0000 0000 40 11")  # no identification, no fragment; 64 hops, UDP
+_PORTS: Final = struct.pack("!HH", SERVER_PORT, CLIENT_PORT)
 _UDP: Final = struct.Struct("!HHHH")
 _ETHERNET: Final = 14
 _MOD: Final = 0xFFFF
@@ -133,14 +136,14 @@ def source(frame: bytes) -> int:
 def wrap(payload: bytes, source_mac: bytes, target_mac: bytes, source: int, target: int) -> bytes:
     """Put a reply into UDP 67 -> 68, IPv4 and Ethernet, both checksums valid.
 
-    One's complement addition is arithmetic modulo 65535, so one big division sums a datagram (RFC 1071 §2).
+    One's complement addition is arithmetic modulo 65535, so one big division sums a datagram, and an address counts
+    like its two halves (RFC 1071 §2).
     """
     length = len(payload) + 8
-    addresses = source << 32 | target
+    addresses = source + target
     ip = _MOD - (0x4510 + 0x4011 + length + 20 + addresses) % _MOD
     udp = _MOD - (SERVER_PORT + CLIENT_PORT + length + _sum(payload) + addresses + 17 + length) % _MOD
-    network = (0x45, 0x10, length + 20, 0, 0, 64, 17, ip, source, target)
-    head = _HEAD.pack(target_mac, source_mac, 0x0800, *network, SERVER_PORT, CLIENT_PORT, length, udp)
+    head = _HEAD.pack(target_mac, source_mac, _BEGIN, length + 20, _TTL, ip, source, target, _PORTS, length, udp)
     return head + payload
 
 
