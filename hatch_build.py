@@ -19,8 +19,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 HOT = (
-    "batch", "bulk", "choice", "decision", "exchange", "frame", "guard", "histogram", "lease", "options", "pool",
-    "ports", "relay", "reply", "routes", "table", "trace", "tuples", "wire",
+    "batch", "book", "bulk", "choice", "decision", "exchange", "frame", "guard", "histogram", "lease", "options",
+    "pool", "ports", "projection", "relay", "reply", "routes", "table", "trace", "tuples", "wire",
 )  # fmt: skip
 """Modules of ``cocoon_net.dhcp``; each is fully typed."""
 

@@ -54,7 +54,7 @@ class LeaseFile:
         self._dirty = threading.Event()
         self._stop = threading.Event()
         self._writing = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._writer: threading.Thread | None = None
         self.failures = 0
         self.writes = 0
 
@@ -71,18 +71,18 @@ class LeaseFile:
         if len(self._page_of) <= AT_ONCE:
             self._put()
             return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="leases.json", daemon=True)
-            self._thread.start()
+        if self._writer is None:
+            self._writer = threading.Thread(target=self._run, name="leases.json", daemon=True)
+            self._writer.start()
         self._dirty.set()
 
     def close(self) -> None:
         """Write what is pending and stop the thread."""
         self._stop.set()
         self._dirty.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5.0)
-            self._thread = None
+        if self._writer is not None:
+            self._writer.join(timeout=5.0)
+            self._writer = None
 
     def _render(self, leases: Iterable[Lease]) -> None:
         for lease in leases:
