@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
-import sys
 from typing import NamedTuple
 
 from cocoon_net.errors import NodeTransient
-from cocoon_net.node.rtnetlink import HEADER, attributes, messages
+from cocoon_net.node import netlink
+from cocoon_net.node.netlink import KernelLink
+from cocoon_net.node.rtnetlink import messages
 
-_LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
-_NEW_LINK, _DELETED_LINK, _GET_LINK, _DONE, _ERROR = 16, 17, 18, 3, 2
-_LIST = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
+_NEW_LINK, _DELETED_LINK = 16, 17
 _NOTICES = 1  # RTMGRP_LINK
-_ADDRESS, _NAME, _MASTER = 1, 3, 10
-_UP = 1
 
 
 class Seen(NamedTuple):
-    """A link as its last notice described it."""
+    """What counts of a link, as its last notice described it."""
 
     name: str
     mac: bytes
@@ -48,13 +44,12 @@ class Watch:
         """Grows whenever the bridge went, went down or got another MAC: its routes are gone, or its frames differ."""
         self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
         try:
+            self.socket.setblocking(False)
             self.socket.bind((0, _NOTICES))
-            self.socket.settimeout(5.0)
             self._list()
         except BaseException:
             self.socket.close()
             raise
-        self.socket.setblocking(False)
 
     @property
     def bridge(self) -> Seen | None:
@@ -62,8 +57,8 @@ class Watch:
         return self._links.get(self.index)
 
     def drain(self) -> None:
-        """Read the notices that have come. Raises NodeTransient when the kernel does not answer."""
-        changed = False
+        """Read the notices that have come. Raises NodeTransient when they, or all links, cannot be had."""
+        changed = lost = False
         while True:
             try:
                 changed |= self._read(self.socket.recv(1 << 16))
@@ -72,13 +67,11 @@ class Watch:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise NodeTransient(f"the kernel's notices of links cannot be read: {error.strerror}") from error
-                # Notices were lost: look at everything again, and take the worst for granted.
-                self.disturbances += 1
-                self.socket.settimeout(5.0)
-                self._list()
-                self.socket.setblocking(False)
-                return
-        if changed:
+                lost = True  # those that still wait are older than what is lost, so they are read before the listing
+        if lost:  # take the worst for granted
+            self.disturbances += 1
+            self._list()
+        elif changed:
             self._settle()
 
     def close(self) -> None:
@@ -86,38 +79,25 @@ class Watch:
         self.socket.close()
 
     def _list(self) -> None:
-        self._links.clear()
-        request = _LINK.pack(0, 0, 0, 0, 0)
-        try:
-            self.socket.send(HEADER.pack(HEADER.size + len(request), _GET_LINK, _LIST, 1, 0) + request)
-            while True:
-                data = self.socket.recv(1 << 17)
-                self._read(data)
-                if any(message.kind in (_DONE, _ERROR) for message in messages(data)):
-                    break
-        except OSError as error:
-            raise NodeTransient(f"the kernel does not list its links: {error}") from error
+        # It may change while it is read: each change is a notice, too, and those are read afterwards.
+        self._links = {link.index: _seen(link) for link in netlink.links(moving=True)}
         self._settle()
 
     def _read(self, data: bytes) -> bool:
         changed = False
         for kind, _, _, _, body in messages(data):
-            if kind not in (_NEW_LINK, _DELETED_LINK):
+            # The bridge's own notices about its ports say less.
+            if kind not in (_NEW_LINK, _DELETED_LINK) or body[0] != socket.AF_UNSPEC:
                 continue
-            family, _, index, flags, _ = _LINK.unpack_from(body)
-            if family != socket.AF_UNSPEC:  # the bridge's own notices about its ports say less
-                continue
-            before = self._links.get(index)
+            link = netlink.read_link(body)
+            before = self._links.get(link.index)
             if kind == _DELETED_LINK:
-                self._links.pop(index, None)
+                self._links.pop(link.index, None)
                 now = None
             else:
-                known = dict(attributes(body, _LINK.size))
-                name = known.get(_NAME, b"").rstrip(b"\0").decode(errors="replace")
-                master = int.from_bytes(known.get(_MASTER, b""), sys.byteorder)
-                now = self._links[index] = Seen(name, known.get(_ADDRESS, b""), master, bool(flags & _UP))
+                now = self._links[link.index] = _seen(link)
             changed |= before != now
-            if index == self.index and before != now:
+            if link.index == self.index and before != now:
                 self.disturbances += 1
         return changed
 
@@ -128,3 +108,7 @@ class Watch:
             self.disturbances += 1
         self.ports = {link.name: at for at, link in self._links.items() if index and link.master == index}
         self.names = {at: name for name, at in self.ports.items()}
+
+
+def _seen(link: KernelLink) -> Seen:
+    return Seen(link.name, bytes.fromhex(link.mac.replace(":", "")), link.master, link.up)

@@ -96,16 +96,17 @@ def _silence(wanted: str, seconds: float) -> NodeTransient:
 # Links
 
 
-def links() -> tuple[KernelLink, ...]:
-    """Return every link of this namespace, by index. Raises Refused, NodeError."""
+def links(*, moving: bool = False) -> tuple[KernelLink, ...]:
+    """Return every link of this namespace, by index; ``moving`` as in ``rtnetlink.ask``. Raises Refused, NodeError."""
     everything = _LINK.pack(0, 0, 0, 0, 0) + _NO_STATISTICS
-    return tuple(sorted(_ask("list links", partial(rtnetlink.ask, _GETLINK, everything, _link)), key=_index))
+    look = partial(rtnetlink.ask, _GETLINK, everything, read_link, moving=moving)
+    return tuple(sorted(_ask("list links", look), key=_index))
 
 
 def link(name: str) -> KernelLink | None:
     """Return the link called ``name``, None when there is none. Raises Refused, NodeError."""
     named = _LINK.pack(0, 0, 0, 0, 0) + _attribute(_NAME, name.encode() + b"\0") + _NO_STATISTICS
-    look = partial(rtnetlink.ask, _GETLINK, named, _link, listing=False)
+    look = partial(rtnetlink.ask, _GETLINK, named, read_link, listing=False)
     return next(iter(_ask(f"look at {name}", look, _NONE)), None)
 
 
@@ -205,10 +206,11 @@ def _attribute(kind: int, value: bytes) -> bytes:
     return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) & 3)
 
 
-def _link(body: memoryview) -> KernelLink:
+def read_link(body: memoryview) -> KernelLink:
+    """Return the link that a message of the kernel is about: an answer, or a notice (RTM_NEWLINK, RTM_DELLINK)."""
     _, _, index, flags, _ = _LINK.unpack_from(body)
-    known = dict(attributes(body, _LINK.size))
-    info = dict(attributes(memoryview(known.get(_INFO, b"")), 0))
+    known = attributes(body, _LINK.size)
+    info = attributes(known.get(_INFO, b""), 0)
     return KernelLink(
         index=index,
         name=_text(known.get(_NAME)),
@@ -226,14 +228,14 @@ def _link(body: memoryview) -> KernelLink:
 
 def _address(body: memoryview) -> tuple[int, IPv4Interface] | None:
     _, length, _, _, index = _ADDRESS.unpack_from(body)
-    known = dict(attributes(body, _ADDRESS.size))
+    known = attributes(body, _ADDRESS.size)
     local = known.get(_IFA_LOCAL) or known.get(_IFA_ADDRESS)
     return (index, IPv4Interface((local, length))) if local else None
 
 
 def _neighbour(body: memoryview) -> tuple[int, IPv4Address, str] | None:
     _, index, state, _, _ = _NEIGHBOUR.unpack_from(body)
-    known = dict(attributes(body, _NEIGHBOUR.size))
+    known = attributes(body, _NEIGHBOUR.size)
     mac, address = known.get(_NDA_LLADDR), known.get(_NDA_DST)
     return (index, IPv4Address(address), mac.hex(":")) if mac and address and not state & _NUD_UNKNOWN else None
 

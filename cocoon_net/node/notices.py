@@ -24,6 +24,7 @@ from cocoon_net.node.rtnetlink import HEADER, SOL_NETLINK, attributes, messages
 from cocoon_net.records import ROUTE_PROTOCOL
 
 _INDEX = struct.Struct("=i")
+_NONE = bytes(4)
 _LINKS, _ADDRESSES, _ROUTES, _SETTINGS = 1, 5, 7, 24  # RTNLGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_NETCONF
 _RULES = 7  # NFNLGRP_NFTABLES
 _NETFILTER = 12
@@ -133,7 +134,7 @@ def read(kind: int, body: memoryview, indexes: Collection[int], subnet: IPv4Netw
     """Say what one notice is about, if it is about a link of ours or a route of a lease. Pure."""
     match kind:
         case 17 if body[0] == socket.AF_BRIDGE:  # a port left its bridge, which is an attribute: that one goes next
-            left = next((_INDEX.unpack(v)[0] for k, v in attributes(body, 16) if k == 10), 0)
+            left = _INDEX.unpack(attributes(body, 16).get(10, _NONE))[0]
             port = _INDEX.unpack_from(body, 4)[0]
             return Stir(frozenset((Topic.LINK,)), unplugged=frozenset(((port, left),))) if left in indexes else Stir()
         case 16 | 17:  # ifinfomsg: the index at 4
@@ -141,10 +142,10 @@ def read(kind: int, body: memoryview, indexes: Collection[int], subnet: IPv4Netw
         case 20 | 21:  # ifaddrmsg: the index at 4
             ours, topic = _INDEX.unpack_from(body, 4)[0] in indexes, Topic.ADDRESS
         case 80 | 81:  # netconfmsg: the index is an attribute
-            index = next((_INDEX.unpack(v)[0] for k, v in attributes(body, 4) if k == 1), 0)
+            index = _INDEX.unpack(attributes(body, 4).get(1, _NONE))[0]
             ours, topic = index == _ALL or index in indexes, Topic.SETTING
         case 24 | 25:  # rtmsg: length of the destination at 1, table at 4, protocol at 5
-            target = next((int.from_bytes(v) for k, v in attributes(body, 12) if k == 1), 0)
+            target = int.from_bytes(attributes(body, 12).get(1, _NONE))
             gone, of_us = kind == _DELETED_ROUTE, body[5] == ROUTE_PROTOCOL
             # One of somebody else to an address of ours may have taken our route's place.
             if body[1] == 32 and body[4] == _MAIN and of_us == gone and _within(target, subnet):
@@ -156,7 +157,7 @@ def read(kind: int, body: memoryview, indexes: Collection[int], subnet: IPv4Netw
 
 
 def _name(body: memoryview) -> str:
-    return next((v.rstrip(b"\0").decode(errors="replace") for k, v in attributes(body, 16) if k == 3), "")
+    return attributes(body, 16).get(3, b"").rstrip(b"\0").decode(errors="replace")
 
 
 def _within(address: int, subnet: IPv4Network) -> bool:

@@ -56,14 +56,18 @@ def messages(data: bytes) -> Iterator[Message]:
         at += length + 3 & ~3
 
 
-def attributes(body: memoryview, at: int) -> Iterator[tuple[int, bytes]]:
-    """Split the attributes of a message that begin at ``at`` into (type, value)."""
-    while at + ATTRIBUTE.size <= len(body):
-        length, kind = ATTRIBUTE.unpack_from(body, at)
-        if length < ATTRIBUTE.size:
-            return
-        yield kind & _TYPE, bytes(body[at + ATTRIBUTE.size : at + length])
+def attributes(body: bytes | memoryview, at: int) -> dict[int, bytes]:
+    """Return the attributes of a message that begin at ``at``: type -> value."""
+    found: dict[int, bytes] = {}
+    data, size, unpack = bytes(body), ATTRIBUTE.size, ATTRIBUTE.unpack_from
+    last = len(data) - size
+    while at <= last:
+        length, kind = unpack(data, at)
+        if length < size:
+            break
+        found[kind & _TYPE] = data[at + size : at + length]
         at += length + 3 & ~3
+    return found
 
 
 def connect() -> socket.socket:
@@ -81,12 +85,15 @@ def connect() -> socket.socket:
     return one
 
 
-def ask(kind: int, body: bytes, read: Callable[[memoryview], _T | None], *, listing: bool = True) -> list[_T]:
+def ask(
+    kind: int, body: bytes, read: Callable[[memoryview], _T | None], *, listing: bool = True, moving: bool = False
+) -> list[_T]:
     """Return what ``read`` makes of each answer to a request (RTM_GET...), but None; in the caller's network namespace.
 
     ``body`` is the fixed part and the attributes. The kernel filters by it where it can (NETLINK_GET_STRICT_CHK), so
-    ``read`` has to leave out what does not fit all the same. Raises OSError with the kernel's errno: EAGAIN when it
-    does not answer, EINTR for a listing that changed during each reading.
+    ``read`` has to leave out what does not fit all the same. A listing that changed while it was read is read again;
+    ``moving`` takes it as it is, for who hears of each change as well. Raises OSError with the kernel's errno: EAGAIN
+    when it does not answer, EINTR for a listing that changed during each reading.
     """
     with connect() as one:
         with contextlib.suppress(OSError):  # before Linux 4.20
@@ -94,14 +101,16 @@ def ask(kind: int, body: bytes, read: Callable[[memoryview], _T | None], *, list
         for sequence in range(1, READINGS + 1):
             flags = REQUEST | (_DUMP if listing else ACK)
             one.send(HEADER.pack(HEADER.size + len(body), kind, flags, sequence, 0) + body)
-            found = _answers(one, kind, sequence, read)
-            if found is not None:
+            found, whole = _answers(one, kind, sequence, read)
+            if whole or moving:
                 return found
     raise OSError(errno.EINTR, f"it changed during each of {READINGS} readings")
 
 
-def _answers(one: socket.socket, asked: int, sequence: int, read: Callable[[memoryview], _T | None]) -> list[_T] | None:
-    """Read the answers to one request to their end; None when it was interrupted by a change."""
+def _answers(
+    one: socket.socket, asked: int, sequence: int, read: Callable[[memoryview], _T | None]
+) -> tuple[list[_T], bool]:
+    """Read the answers to one request to their end; returns also whether no change interrupted it."""
     found: list[_T] = []
     whole = True
     while True:
@@ -113,6 +122,6 @@ def _answers(one: socket.socket, asked: int, sequence: int, read: Callable[[memo
                 code = -ERRNO.unpack_from(body)[0] if len(body) >= ERRNO.size else 0
                 if code:
                     raise OSError(code, "")
-                return found if whole else None
+                return found, whole
             if kind == asked - 2 and (answer := read(body)) is not None:  # RTM_NEW... answers RTM_GET...
                 found.append(answer)
