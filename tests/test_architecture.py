@@ -22,7 +22,7 @@ LEVELS: dict[str, int] = {
     "node.rtnetlink": 2, "node.bpf": 2,
     "cloud": 3, "node": 3, "dhcp": 3,
     "steps": 3,
-    "world": 5, "dhcp.server": 5, "dhcp.projection": 5, "dhcp.probe": 5, "recovery": 5,
+    "world": 5, "dhcp.server": 5, "dhcp.watch": 5, "dhcp.projection": 5, "dhcp.probe": 5, "recovery": 5,
     "audit": 6, "runs": 6, "plans": 7, "pending": 7, "export": 6,
     "supervisor": 7, "lab": 7,
     "cli": 8, "__main__": 9,
