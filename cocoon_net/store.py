@@ -126,6 +126,22 @@ def trouble(error: sqlite3.Error | UnicodeDecodeError, what: str) -> StoreError:
 
 
 @contextlib.contextmanager
+def writing(database: Database) -> Iterator[None]:
+    """Make what is written inside one commit; inside of another such, a part of it. Raises sqlite3.Error.
+
+    It has the writer's lock before its first look. Who reads first and writes then is refused at once, without the
+    bounded wait, when another connection has committed in between (https://www.sqlite.org/rescode.html#busy_snapshot).
+    """
+    if database.conn.in_transaction:
+        with database.atomic():
+            yield
+        return
+    database.execute("BEGIN IMMEDIATE")
+    with database.conn:
+        yield
+
+
+@contextlib.contextmanager
 def reading(what: str) -> Iterator[None]:
     """Turn what a damaged row makes of its reader into Damaged; ``what`` is what is read: ``the ledger``."""
     try:

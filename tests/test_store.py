@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from cocoon_net import store
 from cocoon_net.errors import StoreError
 from cocoon_net.schema import MIGRATIONS
-from cocoon_net.store import open_copy, open_database
+from cocoon_net.store import open_copy, open_database, writing
 
 
 def test_a_directory_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
@@ -69,6 +70,31 @@ def test_a_process_that_opens_twice_keeps_its_log_when_another_comes_and_goes(tm
     one.close()
     again = open_database(path)
     assert [row["name"] for row in again.query("SELECT name FROM meta ORDER BY name")] == ["b", "lineage"]
+
+
+def test_who_reads_before_it_writes_waits_for_the_other_writer_and_is_not_refused(tmp_path: Path) -> None:
+    """As where a daemon notes that it serves while a guest's lease is committed by another connection."""
+    path = tmp_path / "node.db"
+    one, two = open_database(path), open_database(path)
+    one.execute("BEGIN IMMEDIATE")
+    one.execute("INSERT INTO meta VALUES ('served', 'no')")
+    late = threading.Timer(0.2, one.conn.commit)
+    late.start()
+    with writing(two):
+        assert two.execute("SELECT value FROM meta WHERE name = 'served'").fetchone() == ("no",)
+        with writing(two):
+            two.execute("UPDATE meta SET value = 'yes'")
+        with pytest.raises(sqlite3.IntegrityError), writing(two):
+            two.execute("UPDATE meta SET value = 'perhaps'")
+            two.execute("INSERT INTO meta VALUES ('served', 'again')")
+    late.join()
+    assert one.execute("SELECT value FROM meta WHERE name = 'served'").fetchone() == ("yes",)
+    with pytest.raises(KeyError), writing(two):
+        two.execute("UPDATE meta SET value = 'no'")
+        raise KeyError
+    assert one.execute("SELECT value FROM meta WHERE name = 'served'").fetchone() == ("yes",)
+    two.close()
+    one.close()
 
 
 def test_a_copy_is_read_without_a_trace_and_what_is_written_to_it_stays_in_memory(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from cocoon_net.audit.finding import Finding, Pass, Place, Sighting, settle, wit
 from cocoon_net.engine.answers import Answers
 from cocoon_net.engine.journal import Journal
 from cocoon_net.records import AddressSet
-from cocoon_net.store import reading
+from cocoon_net.store import reading, writing
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -35,7 +35,7 @@ class Register:
         """Write down what a pass makes of the findings, in one transaction; returns those that it touched."""
         known: dict[Place, Finding] = {finding.sighting.place: finding for finding in self.open_findings()}
         changed = settle(known, seen)
-        with self._database.atomic():
+        with writing(self._database):
             for finding in changed:
                 self._put(finding, new=finding.sighting.place not in known)
             self._database.execute(
@@ -52,7 +52,7 @@ class Register:
     def mended(self, sightings: Iterable[Sighting], at: datetime) -> None:
         """Write down what was wrong for a moment and is put right: findings that are over, unless they are open."""
         known = {finding.sighting.place for finding in self.open_findings()}
-        with self._database.atomic():
+        with writing(self._database):
             for sighting in sightings:
                 if sighting.place not in known:
                     self._put(Finding(sighting, at, 1, at, at), new=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cocoon_net.engine.model import Change, Origin, Undertaken, Verb
 from cocoon_net.errors import CloudNotAsked, CocoonError, InvariantError, WorldError
 from cocoon_net.records import Record, decode, encode
-from cocoon_net.store import reading, trouble
+from cocoon_net.store import reading, trouble, writing
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -46,7 +46,7 @@ class Operations:
         """Make what is written inside one commit; a full or read-only disk becomes a StoreError."""
         self.guard()
         try:
-            with self._db.atomic():
+            with writing(self._db):
                 yield
                 self.guard()  # now that nobody else can write: who slept up to here must not commit
         except sqlite3.Error as error:
