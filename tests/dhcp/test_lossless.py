@@ -29,15 +29,9 @@ FIRST = int(IPv4Address("172.20.100.10"))
 FREE_FOR_ALL = Limits(addresses=0, rate=0)
 
 
-class FullDisk(Book):
-    """The real book, on a disk that can be full."""
-
-    full = False
-
-    def commit(self, leases: Any, notes: Any) -> None:
-        if self.full:
-            raise StoreError("leases could not be written: database or disk is full")
-        super().commit(leases, notes)
+def writable(book: Book, may: bool) -> None:
+    """Have SQLite refuse to write, as it does on a file system that went read-only, or have it write again."""
+    book._connection.execute(f"PRAGMA query_only = {int(not may)}")
 
 
 class Grumpy(RouteWire):
@@ -91,15 +85,13 @@ def test_a_commit_that_fails_is_silence_and_leaves_nothing_behind(
     node: Any, book: Book, pool: records.Pool, serving: Any, bus: Bus, told: list[Event]
 ) -> None:
     guest = node.add_guest("02:00:5e:10:00:01")
-    full = FullDisk.__new__(FullDisk)
-    full.__dict__.update(book.__dict__)
-    with serving(node, Server(full, pool, bus=bus, limits=FREE_FOR_ALL)) as server:
-        full.full = True
+    with serving(node, Server(book, pool, bus=bus, limits=FREE_FOR_ALL)) as server:
+        writable(book, False)
         assert ask(node, guest, 5, 1.0) == [0] * 5, "nobody was promised anything"
         snapshot = server.snapshot()
         assert snapshot.commit_failures > 0
         assert (snapshot.bound, told, book.leases(), node.routes()) == (0, [], [], set())
-        full.full = False
+        writable(book, True)
         got = ask(node, guest, 5, 5.0)
         assert len(set(got)) == 5 and 0 not in got
         assert {lease.address for lease in book.leases()} == set(got)
@@ -109,12 +101,10 @@ def test_a_renewal_that_cannot_be_written_is_not_confirmed_and_the_lease_stays(
     node: Any, book: Book, pool: records.Pool, serving: Any, bus: Bus, told: list[Event]
 ) -> None:
     guest = node.add_guest("02:00:5e:10:00:01")
-    full = FullDisk.__new__(FullDisk)
-    full.__dict__.update(book.__dict__)
-    with serving(node, Server(full, pool, bus=bus, limits=FREE_FOR_ALL)) as server:
+    with serving(node, Server(book, pool, bus=bus, limits=FREE_FOR_ALL)) as server:
         ask(node, guest, 1, 5.0)
         (before,) = book.leases()
-        full.full = True
+        writable(book, False)
         with pytest.raises(StoreError):
             server.release("02:10:00:00:00:00")
         assert ask(node, guest, 1, 1.0) == [0]
