@@ -12,6 +12,19 @@ from collections.abc import Sequence
 from socket import inet_ntoa
 from typing import Final
 
+from cocoon_net.node.bpf import (
+    ANY_BIT,
+    AT_LEAST,
+    EQUAL,
+    LOAD_BYTE,
+    LOAD_HALF,
+    LOAD_HEADER_LENGTH,
+    LOAD_INDEXED_HALF,
+    LOAD_WORD,
+    RETURN,
+    assemble,
+)
+
 CLIENT_PORT: Final = 68
 SERVER_PORT: Final = 67
 EVERYBODY: Final = b"\xff" * 6
@@ -24,9 +37,6 @@ _UDP: Final = struct.Struct("!HHHH")
 _ETHERNET: Final = 14
 _MOD: Final = 0xFFFF
 
-_LOAD_WORD, _LOAD_HALF, _LOAD_BYTE, _LOAD_INDEXED_HALF = 0x20, 0x28, 0x30, 0x48
-_LOAD_HEADER_LENGTH, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0xB1, 0x15, 0x35, 0x45, 0x06
-_INSTRUCTION = struct.Struct("HBBI")
 _KERNEL = 0xFFFFF000  # SKF_AD_OFF, linux/filter.h
 _LINK_INDEX, _TAGGED = _KERNEL + 8, _KERNEL + 48  # SKF_AD_IFINDEX, SKF_AD_VLAN_TAG_PRESENT
 
@@ -43,62 +53,48 @@ def kernel_filter(
     ports (indexes, at most a hundred: a jump is an octet). Returns struct sock_filter[].
     """
     program: list[tuple[int, int, str, str] | str] = [  # (code, k, where to when true, when false); or a label
-        (_LOAD_HALF, 12, "", ""),
-        (_EQUAL, 0x0800, "", "drop"),  # IPv4
-        (_LOAD_BYTE, 23, "", ""),
-        (_EQUAL, 17, "", "drop"),  # UDP
-        (_LOAD_HALF, 20, "", ""),
-        (_ANY_BIT, 0x3FFF, "drop", ""),  # a fragment
-        (_LOAD_HEADER_LENGTH, _ETHERNET, "", ""),
-        (_LOAD_INDEXED_HALF, _ETHERNET + 2, "", ""),
-        (_EQUAL, SERVER_PORT, "", "drop"),
-        (_LOAD_WORD, _LINK_INDEX, "", ""),
-        (_EQUAL, bridge_index, "drop", ""),
-        *((_EQUAL, index, "drop", "") for index in muted),
-        (_LOAD_WORD, _TAGGED, "", ""),
-        (_EQUAL, 0, "", "drop"),
-        (_LOAD_BYTE, 26, "", ""),  # from which address: loopback, a group's, reserved (RFC 1122 §3.2.1.3)
-        (_EQUAL, 127, "drop", ""),
-        (_AT_LEAST, 224, "drop", ""),
-        (_LOAD_WORD, 26, "", ""),
-        *((_EQUAL, address, "drop", "") for address in (server, *everybody) if address),
-        (_LOAD_WORD, 30, "", ""),  # to which address
-        *((_EQUAL, address, "mac", "") for address in everybody),
-        (_EQUAL, server, "", "drop"),
+        (LOAD_HALF, 12, "", ""),
+        (EQUAL, 0x0800, "", "drop"),  # IPv4
+        (LOAD_BYTE, 23, "", ""),
+        (EQUAL, 17, "", "drop"),  # UDP
+        (LOAD_HALF, 20, "", ""),
+        (ANY_BIT, 0x3FFF, "drop", ""),  # a fragment
+        (LOAD_HEADER_LENGTH, _ETHERNET, "", ""),
+        (LOAD_INDEXED_HALF, _ETHERNET + 2, "", ""),
+        (EQUAL, SERVER_PORT, "", "drop"),
+        (LOAD_WORD, _LINK_INDEX, "", ""),
+        (EQUAL, bridge_index, "drop", ""),
+        *((EQUAL, index, "drop", "") for index in muted),
+        (LOAD_WORD, _TAGGED, "", ""),
+        (EQUAL, 0, "", "drop"),
+        (LOAD_BYTE, 26, "", ""),  # from which address: loopback, a group's, reserved (RFC 1122 §3.2.1.3)
+        (EQUAL, 127, "drop", ""),
+        (AT_LEAST, 224, "drop", ""),
+        (LOAD_WORD, 26, "", ""),
+        *((EQUAL, address, "drop", "") for address in (server, *everybody) if address),
+        (LOAD_WORD, 30, "", ""),  # to which address
+        *((EQUAL, address, "mac", "") for address in everybody),
+        (EQUAL, server, "", "drop"),
         "mac",
-        (_LOAD_WORD, 0, "", ""),
-        (_EQUAL, 0xFFFFFFFF, "rest of everybody", ""),
-        (_EQUAL, int.from_bytes(bridge_mac[:4]), "", "drop"),
-        (_LOAD_HALF, 4, "", ""),
-        (_EQUAL, int.from_bytes(bridge_mac[4:]), "accept", "drop"),
+        (LOAD_WORD, 0, "", ""),
+        (EQUAL, 0xFFFFFFFF, "rest of everybody", ""),
+        (EQUAL, int.from_bytes(bridge_mac[:4]), "", "drop"),
+        (LOAD_HALF, 4, "", ""),
+        (EQUAL, int.from_bytes(bridge_mac[4:]), "accept", "drop"),
         "rest of everybody",
-        (_LOAD_HALF, 4, "", ""),
-        (_EQUAL, 0xFFFF, "accept", "drop"),
+        (LOAD_HALF, 4, "", ""),
+        (EQUAL, 0xFFFF, "accept", "drop"),
         "accept",
-        (_RETURN, 0xFFFF, "", ""),
+        (RETURN, 0xFFFF, "", ""),
         "drop",
-        (_RETURN, 0, "", ""),
+        (RETURN, 0, "", ""),
     ]
-    return _assemble(program)
-
-
-def _assemble(program: list[tuple[int, int, str, str] | str]) -> bytes:
-    labels: dict[str, int] = {}
-    instructions: list[tuple[int, int, str, str]] = []
-    for line in program:
-        if isinstance(line, str):
-            labels[line] = len(instructions)
-        else:
-            instructions.append(line)
-    return b"".join(
-        _INSTRUCTION.pack(code, *(labels[where] - at - 1 if where else 0 for where in (true, false)), k)
-        for at, (code, k, true, false) in enumerate(instructions)
-    )
+    return assemble(program)
 
 
 def silence() -> bytes:
     """Assemble the program that drops everything: for a socket that claims a port and only sends."""
-    return _INSTRUCTION.pack(_RETURN, 0, 0, 0)
+    return assemble([(RETURN, 0, "", "")])
 
 
 def unwrap(frame: bytes) -> bytes | None:

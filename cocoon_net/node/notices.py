@@ -172,7 +172,7 @@ def _open(family: int, *groups: int) -> socket.socket:
         raise failure(error, "open a netlink socket") from error
     try:
         program = _SPARE_ROUTES if family == socket.NETLINK_ROUTE else _SPARE_DETAILS
-        bpf.attach(one, b"".join(bpf.INSTRUCTION.pack(*line) for line in program))
+        bpf.attach(one, bpf.assemble(program))
         with contextlib.suppress(PermissionError):
             one.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         one.bind((0, 0))
@@ -189,19 +189,20 @@ def _native(word: int) -> int:
     return int.from_bytes(word.to_bytes(2, sys.byteorder), "big")
 
 
-_LOAD_HALF, _LOAD_BYTE, _IF_EQUAL, _RETURN = 0x28, 0x30, 0x15, 0x06
 _KEEP = 0x7FFFFFFF
 _SPARE_ROUTES = (
-    (_LOAD_HALF, 0, 0, 4),  # the type of the message
-    (_IF_EQUAL, 0, 3, _native(_NEW_ROUTE)),
-    (_LOAD_BYTE, 0, 0, HEADER.size + 5),  # the protocol of the route
-    (_IF_EQUAL, 0, 1, ROUTE_PROTOCOL),
-    (_RETURN, 0, 0, 0),
-    (_RETURN, 0, 0, _KEEP),
+    (bpf.LOAD_HALF, 4, "", ""),  # the type of the message
+    (bpf.EQUAL, _native(_NEW_ROUTE), "", "keep"),
+    (bpf.LOAD_BYTE, HEADER.size + 5, "", ""),  # the protocol of the route
+    (bpf.EQUAL, ROUTE_PROTOCOL, "", "keep"),
+    (bpf.RETURN, 0, "", ""),
+    "keep",
+    (bpf.RETURN, _KEEP, "", ""),
 )
 _SPARE_DETAILS = (
-    (_LOAD_HALF, 0, 0, 4),
-    (_IF_EQUAL, 0, 1, _native(_GENERATION)),
-    (_RETURN, 0, 0, _KEEP),
-    (_RETURN, 0, 0, 0),
+    (bpf.LOAD_HALF, 4, "", ""),
+    (bpf.EQUAL, _native(_GENERATION), "", "drop"),
+    (bpf.RETURN, _KEEP, "", ""),
+    "drop",
+    (bpf.RETURN, 0, "", ""),
 )
