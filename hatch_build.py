@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -63,12 +64,16 @@ class CustomBuildHook(BuildHookInterface[Any]):
         if done.returncode:
             raise RuntimeError(f"mypyc failed; it wants a C compiler and Python's headers:\n{done.stdout[-4000:]}")
         sums = {path: hashlib.sha256((scratch / path).read_bytes()).hexdigest() for path in paths}
-        record = scratch / "out" / "cocoon_net" / "compiled.json"
+        record = scratch / "out" / "cocoon_net" / self._record()
         record.write_text(json.dumps(sums, indent=1))
         for path in (scratch / "out").rglob("*"):
             if path.is_file():
                 build_data["force_include"][str(path)] = str(path.relative_to(scratch / "out"))
         build_data["pure_python"], build_data["infer_tag"] = False, True
+
+    def _record(self) -> str:
+        """Return the name that whoever asks what runs looks for; cocoon_net itself cannot be imported yet."""
+        return str(runpy.run_path(str(Path(self.root) / "cocoon_net" / "compiled.py"))["RECORD"])
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Clean up once the wheel is written."""

@@ -14,9 +14,11 @@ RECORD = "compiled.json"
 def described(package: Path = Path(__file__).parent) -> str:
     """Say what a lease runs through. A source that was edited since does nothing, and that is told, too."""
     try:
-        sums: dict[str, str] = json.loads((package / RECORD).read_text())
+        sums: dict[str, str] = dict(json.loads((package / RECORD).read_text()))
     except FileNotFoundError:
         return "pure Python"
+    except (OSError, TypeError, ValueError):
+        return f"compiled or not: its {RECORD} cannot be read, install it again"
     spec = find_spec("cocoon_net.dhcp.wire")
     if spec is None or (spec.origin or "").endswith(".py"):
         return "pure Python, for it was compiled for another one"

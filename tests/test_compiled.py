@@ -90,3 +90,9 @@ def test_a_checkout_runs_its_sources(tmp_path: Path) -> None:
     assert described() == "pure Python"
     (tmp_path / RECORD).write_text(json.dumps({"cocoon_net/dhcp/wire.py": ""}))  # of a wheel for another Python
     assert described(tmp_path) == "pure Python, for it was compiled for another one"
+
+
+@pytest.mark.parametrize("content", [b"", b"7", b'"text"', b'{"cocoon_net/dhcp/wire.py": "', b"\xff"])
+def test_a_record_that_is_damaged_is_said_to_be(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / RECORD).write_bytes(content)
+    assert described(tmp_path) == "compiled or not: its compiled.json cannot be read, install it again"
