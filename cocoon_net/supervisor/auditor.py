@@ -22,11 +22,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loguru import logger
-
 from cocoon_net.audit.finding import DESTRUCTIVE, ENOUGH, Finding, Kind, Pass, Severity
 from cocoon_net.site import Site
-from cocoon_net.supervisor.log import few
+from cocoon_net.supervisor.log import tell
 from cocoon_net.supervisor.timetable import AUDIT
 
 if TYPE_CHECKING:
@@ -178,10 +176,8 @@ def report(changed: Iterable[Finding], seen: Pass) -> None:
             advised = f"{line}; {finding.sighting.advice or 'nothing to do yet'}"
             told.setdefault((level, "found", finding.kind), []).append(advised)
     for (level, what, _), lines in told.items():
-        for line in few(lines):
-            logger.log(level, "{}: {}", what, line)
-    for line in few(seen.repaired):
-        logger.info("put right: {}", line)
+        tell(level, lines, f"{what}: {{}}")
+    tell("INFO", seen.repaired, "put right: {}")
 
 
 def lasting(findings: Iterable[Finding]) -> tuple[str, ...]:

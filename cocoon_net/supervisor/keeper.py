@@ -34,7 +34,7 @@ from cocoon_net.site import Site
 from cocoon_net.steps import NODE
 from cocoon_net.supervisor import takeover
 from cocoon_net.supervisor.auditor import lasting, report
-from cocoon_net.supervisor.log import few
+from cocoon_net.supervisor.log import tell
 from cocoon_net.supervisor.mender import Mended, steps_of
 
 if TYPE_CHECKING:
@@ -138,8 +138,7 @@ class Keeper:
         if plugged is None:
             return
         self._unplugged.clear()
-        for line in few([f"put right: {name} is a port of {records.BRIDGE} again" for name in plugged]):
-            logger.info("{}", line)
+        tell("INFO", [f"put right: {name} is a port of {records.BRIDGE} again" for name in plugged])
 
     def _run_at_work(self) -> bool:
         """Whether a run acts or is not finished: then the node is not to be as the last one left it."""
@@ -194,7 +193,5 @@ class Keeper:
                 self._withdrawn = before
                 raise
         gone, back = sorted(withdrawn - before), sorted(before - withdrawn)
-        for line in few([f"{address} is not leased any more: the cloud took it away" for address in gone]):
-            logger.warning("{}", line)
-        for line in few([f"{address} is leased again: the cloud has it" for address in back]):
-            logger.info("{}", line)
+        tell("WARNING", [f"{address} is not leased any more: the cloud took it away" for address in gone])
+        tell("INFO", [f"{address} is leased again: the cloud has it" for address in back])

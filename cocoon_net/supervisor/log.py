@@ -92,10 +92,13 @@ def is_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
     return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
-def few(lines: Sequence[str]) -> list[str]:
-    """Return the first lines, and one that counts the rest. Pure."""
+def tell(level: str, lines: Sequence[str], form: str = "{}") -> None:
+    """Log the first lines, each put into ``form``, and one that counts the rest."""
+    from loguru import logger
+
     rest = len(lines) - FEW
-    return [*lines[:FEW], f"{rest} more like these"] if rest > 0 else list(lines)
+    for line in [*lines[:FEW], f"{rest} more like these"] if rest > 0 else lines:
+        logger.log(level, form, line)
 
 
 def verbose(environ: Mapping[str, str] = os.environ) -> bool:

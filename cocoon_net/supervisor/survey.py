@@ -16,7 +16,7 @@ from cocoon_net.engine.model import Busy, Context, Inventory, Row
 from cocoon_net.engine.plan import natural
 from cocoon_net.errors import NodeError, WorldError
 from cocoon_net.records import BRIDGE, Link, Record, Route
-from cocoon_net.supervisor.log import few
+from cocoon_net.supervisor.log import tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +104,9 @@ class Survey:
         }
         self._before = now
         for lines in self.confirmed.values():
-            for line in few([line for line in lines if line not in was]):
-                logger.warning("difference: {}", line)
+            tell("WARNING", [line for line in lines if line not in was], "difference: {}")
         for lines in before.values():
-            for line in few([line for line in lines if line not in now]):
-                logger.info("no longer: {}", line)
+            tell("INFO", [line for line in lines if line not in now], "no longer: {}")
         return self.all_confirmed
 
     @property
