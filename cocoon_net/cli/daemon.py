@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from cocoon_net.cli.options import site_from, site_options
-from cocoon_net.dhcp.limits import Limits
+from cocoon_net.dhcp.limits import AT_ONCE, Limits
 from cocoon_net.supervisor.daemon import METRICS_ADDRESS
 
 
@@ -50,7 +50,8 @@ from cocoon_net.supervisor.daemon import METRICS_ADDRESS
     type=click.IntRange(min=0),
     default=int(Limits.rate),
     show_default=True,
-    help="DHCP messages of one bridge port that are read while others speak, 16 times as many at once; 0: no limit.",
+    help="DHCP messages of one bridge port that are read while others speak, "
+    f"{AT_ONCE} times as many at once; 0: no limit.",
 )
 @click.option(
     "--audit-every",
@@ -100,7 +101,7 @@ def daemon(
     log.configure()
     require_root("daemon")
     site = site_from(**places, lease_file=lease_file, control_socket=control_socket, dhcp_settings=dhcp_settings)
-    limits = Limits(addresses_per_port, messages_per_second, 16 * messages_per_second, trusted_ports)
+    limits = Limits(addresses_per_port, messages_per_second, AT_ONCE * messages_per_second, trusted_ports)
     options = DaemonOptions(
         skip_iptables,
         metrics_addr,

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+AT_ONCE = 16
+"""Seconds' worth of its messages that a port may send at once."""
+
+_RATE = 32
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -11,9 +16,9 @@ class Limits:
 
     addresses: int = 8
     """Leased, offered, cooling and declined together: a guest and its nested ones. More while enough is left."""
-    rate: float = 32.0
+    rate: float = _RATE
     """Messages per second; a client that boots sends two, and retries after 4 s (RFC 2131 §4.1). More when alone."""
-    burst: int = 512
+    burst: int = AT_ONCE * _RATE
     """Messages at once: what stands behind one port may boot together, two hundred nested guests of it."""
     trusted: tuple[str, ...] = ()
     """Names or patterns of ports with a relay or a bridge of the operator's behind them."""
