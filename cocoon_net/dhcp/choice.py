@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 
-from cocoon_net.dhcp.lease import COOLING, FREE, QUARANTINED, Client, owns
+from cocoon_net.dhcp.lease import COOLING, FREE, QUARANTINED, Client, Lease, owns
 from cocoon_net.dhcp.pool import Pool
 from cocoon_net.dhcp.table import Table
 
@@ -68,20 +69,19 @@ def choose(table: Table, client: Client, wished: int, now: int) -> int | None:
 
 def _untaken(table: Table, client: Client, now: int) -> int | None:
     """Return the oldest offer that may go to another client: of the same port, or older than its client needs."""
-    for address in islice(table.offers, _LOOKS):
-        offer, owner = table.offers[address], table.pool.owners.get(address)
-        if owner is None and (offer.port == client.port or now - offer.since > ANSWERED):
-            return address
-    return None
+    offers = _unkept(table)
+    return next((one.address for one in offers if one.port == client.port or now - one.since > ANSWERED), None)
 
 
 def lapsed(table: Table, port: str, now: int) -> int | None:
     """Return an old offer of ``port`` that nobody took and that another client behind it may have, if there is one."""
-    for address in islice(table.offers, _LOOKS):
-        offer = table.offers[address]
-        if offer.port == port and now - offer.since > ANSWERED and address not in table.pool.owners:
-            return address
-    return None
+    return next((one.address for one in _unkept(table) if one.port == port and now - one.since > ANSWERED), None)
+
+
+def _unkept(table: Table) -> Iterator[Lease]:
+    """Return the oldest offers, but those of addresses that are reserved."""
+    offers, owners = table.offers, table.pool.owners
+    return (offers[address] for address in islice(offers, _LOOKS) if address not in owners)
 
 
 def adopt(table: Table, pool: Pool) -> None:
