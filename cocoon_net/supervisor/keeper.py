@@ -32,6 +32,7 @@ from cocoon_net.node.bridge import plug
 from cocoon_net.node.notices import Stir, Topic
 from cocoon_net.site import Site
 from cocoon_net.steps import NODE
+from cocoon_net.store import trouble
 from cocoon_net.supervisor import takeover
 from cocoon_net.supervisor.auditor import lasting, report
 from cocoon_net.supervisor.log import tell
@@ -125,9 +126,7 @@ class Keeper:
                 self._register.mended(sightings, at)
                 self.mended.update(one.kind for one in sightings)
         except (CocoonError, sqlite3.Error) as error:
-            logger.error(
-                "what changed could not be put right: {}", error.told if isinstance(error, CocoonError) else error
-            )
+            logger.error("what changed could not be put right: {}", _told(error))
             return None
         return None if later else frozenset(f"{one.kind} {one.key}" for one in sightings)
 
@@ -164,9 +163,7 @@ class Keeper:
             changed = self._register.record(seen)
             findings, withdrawn = self._register.open_findings(), self._register.withdrawn()
         except (CocoonError, sqlite3.Error) as error:
-            logger.error(
-                "an audit could not be written down: {}", error.told if isinstance(error, CocoonError) else error
-            )
+            logger.error("an audit could not be written down: {}", _told(error))
             return False
         report(changed, seen)
         self._drift = lasting(findings)
@@ -195,3 +192,8 @@ class Keeper:
         gone, back = sorted(withdrawn - before), sorted(before - withdrawn)
         tell("WARNING", [f"{address} is not leased any more: the cloud took it away" for address in gone])
         tell("INFO", [f"{address} is leased again: the cloud has it" for address in back])
+
+
+def _told(error: CocoonError | sqlite3.Error) -> str:
+    """Return what went wrong and what to do next."""
+    return (error if isinstance(error, CocoonError) else trouble(error, "the database")).told

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from loguru import logger
 
 from cocoon_net import world
+from cocoon_net.audit.finding import Pass
 from cocoon_net.clock import SystemClock
 from cocoon_net.errors import NodeError, Refused, WorldError
 from cocoon_net.node.notices import Stir
@@ -86,3 +89,16 @@ def test_many_guests_that_are_plugged_in_again_are_a_few_lines_of_the_log(
     keeper._plug(Stir(unplugged=frozenset((number, 7) for number in range(250))))
     logger.remove(handler)
     assert len(lines) == 6 and lines[5] == "245 more like these"
+
+
+def test_what_the_database_says_is_logged_with_what_to_do_next(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Pass(datetime.now(UTC), 0.1, frozenset(), (), {})
+    lines: list[str] = []
+    handler = logger.add(lambda message: lines.append(message.record["message"]), level="ERROR")
+    keeper._database.execute("PRAGMA busy_timeout = 10")
+    with closing(sqlite3.connect(keeper._site.database)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert not keeper.audited(seen)
+    logger.remove(handler)
+    said = "an audit could not be written down: the database: database is locked; another process keeps the database"
+    assert len(lines) == 1 and lines[0].startswith(said)
