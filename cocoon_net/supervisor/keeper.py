@@ -82,13 +82,19 @@ class Keeper:
     # The node's own side
 
     def come_up(self) -> None:
-        """Put the node's side right before anybody is served; a bridge made anew has the ports that leases name."""
+        """Put the node's side right before anybody is served; a bridge made anew has the ports that leases name.
+
+        Made by us just now, or by somebody who ended before any guest was plugged in: it has no port at all.
+        """
         changes = self.reassert()
-        if not any(isinstance(change.want, records.Bridge) and change.verb is Verb.CREATE for change in changes):
-            return
+        made = any(isinstance(change.want, records.Bridge) and change.verb is Verb.CREATE for change in changes)
         try:
+            links = netlink.links()
+            bridge = next((link.index for link in links if link.name == records.BRIDGE), 0)
+            if bridge and not made and any(link.master == bridge for link in links):
+                return
             ports = {lease.port for lease in Book(self._database).leases() if lease.state is State.BOUND}
-            self._plug(Stir(unplugged=frozenset((link.index, 0) for link in netlink.links() if link.name in ports)))
+            self._plug(Stir(unplugged=frozenset((link.index, 0) for link in links if link.name in ports)))
         except CocoonError as error:
             logger.error("the guests could not be plugged in again: {}", error.told)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from loguru import logger
@@ -15,9 +17,14 @@ from loguru import logger
 from cocoon_net import world
 from cocoon_net.audit.finding import Pass
 from cocoon_net.clock import SystemClock
+from cocoon_net.dhcp.book import Book
+from cocoon_net.dhcp.lease import Lease, State
+from cocoon_net.engine.model import Change, Verb
 from cocoon_net.errors import NodeError, Refused, WorldError
+from cocoon_net.node import netlink
+from cocoon_net.node.netlink import KernelLink
 from cocoon_net.node.notices import Stir
-from cocoon_net.records import Pool
+from cocoon_net.records import Bridge, Pool
 from cocoon_net.site import Site
 from cocoon_net.store import open_database
 from cocoon_net.supervisor.keeper import Keeper
@@ -102,3 +109,55 @@ def test_what_the_database_says_is_logged_with_what_to_do_next(keeper: Keeper, m
     logger.remove(handler)
     said = "an audit could not be written down: the database: database is locked; another process keeps the database"
     assert len(lines) == 1 and lines[0].startswith(said)
+
+
+LO, CNI0 = KernelLink(1, "lo", "", 65536, True), KernelLink(2, "cni0", "02:00:5e:00:00:01", 1500, True, "bridge")
+BOUND_TAP, COOLING_TAP, OTHER = (KernelLink(3 + n, f"tap{n}", "", 1500, True) for n in range(3))
+PORT = replace(OTHER, master=CNI0.index)
+
+
+@pytest.mark.parametrize(
+    ("links", "made", "plugged"),
+    [
+        ((LO, CNI0, BOUND_TAP, COOLING_TAP, OTHER), True, {(BOUND_TAP.index, 0)}),
+        ((LO, CNI0, BOUND_TAP, COOLING_TAP, PORT), True, {(BOUND_TAP.index, 0)}),
+        ((LO, CNI0, BOUND_TAP, COOLING_TAP, OTHER), False, {(BOUND_TAP.index, 0)}),
+        ((LO, CNI0, BOUND_TAP, COOLING_TAP, PORT), False, None),
+        ((LO, BOUND_TAP, COOLING_TAP, OTHER), False, {(BOUND_TAP.index, 0)}),
+    ],
+    ids=["made anew", "made anew, a guest came", "half made", "in use", "not there yet"],
+)
+def test_a_bridge_without_guests_has_those_that_leases_name(
+    keeper: Keeper,
+    monkeypatch: pytest.MonkeyPatch,
+    links: tuple[KernelLink, ...],
+    made: bool,
+    plugged: set[tuple[int, int]] | None,
+) -> None:
+    want = Bridge("cni0", IPv4Interface("172.20.100.1/24"), CNI0.mac, 1500)
+    create = Change("bridge", "cni0", Verb.CREATE, want, None)
+    monkeypatch.setattr(keeper, "reassert", lambda: [create] if made else [])
+    monkeypatch.setattr(netlink, "links", lambda: links)
+    told: list[set[tuple[int, int]]] = []
+    monkeypatch.setattr("cocoon_net.supervisor.keeper.plug", lambda unplugged: told.append(set(unplugged)) or [])
+    bound, cooling = (
+        Lease(int(IPv4Address("172.20.100.2")) + n, state, 0, bytes((2, 0, 0, 0, 0, n)), 0, b"", "", f"tap{n}")
+        for n, state in enumerate((State.BOUND, State.COOLING))
+    )
+    Book(keeper._database).commit([bound, cooling], [])
+    keeper.come_up()
+    assert told == ([] if plugged is None else [plugged])
+
+
+def test_guests_that_cannot_be_plugged_in_keep_nobody_from_being_served(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> NoReturn:
+        raise Refused("cannot list links", hint="run as root")
+
+    monkeypatch.setattr(netlink, "links", refuse)
+    lines: list[str] = []
+    handler = logger.add(lambda message: lines.append(message.record["message"]), level="ERROR")
+    keeper.come_up()
+    logger.remove(handler)
+    assert lines == ["the guests could not be plugged in again: cannot list links; run as root"]
