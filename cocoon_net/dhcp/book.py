@@ -37,7 +37,7 @@ FORGET_AFTER = 1_000
 """Rows of history after which old ones go, in the same commit: guests that renew all day must not fill the disk."""
 
 PATIENCE = 1_000
-"""Milliseconds to wait for another writer of the database: a client asks again after 4 s."""
+"""Milliseconds for the busy_timeout of the server's connection: a client asks again after 4 s."""
 
 _PUT = (
     "INSERT OR REPLACE INTO leases (address, state, ends, mac, since, client_id, hostname, port)"
@@ -69,7 +69,6 @@ class Book:
 
     def __init__(self, database: Database) -> None:
         self._connection = database.conn
-        self._connection.execute(f"PRAGMA busy_timeout = {PATIENCE}")
         self._fresh = FORGET_AFTER
         """Rows of history since old ones went; those of lives that ended before they cut any are cut at once."""
         self.commits = 0

@@ -23,7 +23,7 @@ from loguru import logger
 from cocoon_net import records, world
 from cocoon_net.audit.finding import Pass
 from cocoon_net.clock import SystemClock
-from cocoon_net.dhcp.book import Book
+from cocoon_net.dhcp.book import PATIENCE, Book
 from cocoon_net.engine.journal import Journal
 from cocoon_net.engine.model import Context
 from cocoon_net.errors import CocoonError, NodeError, SpecError
@@ -207,6 +207,7 @@ class Service:
         # A connection of its own: nobody else's transaction can hold a promise up.
         own = parts.enter_context(contextlib.closing(open_database(self._site.database)))
         own.execute("PRAGMA cache_size = -2000")  # SQLite's own number: each lease writes
+        own.execute(f"PRAGMA busy_timeout = {PATIENCE}")
         server = Server(
             Book(own),
             self._keeper.served(),
