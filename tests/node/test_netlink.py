@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cocoon_net.errors import NodeError, NodeTransient, Refused
-from cocoon_net.node import netlink
+from cocoon_net.node import iproute, netlink
 
 
 def test_a_refusal_says_what_was_wanted_and_whether_looking_again_may_help() -> None:
@@ -183,6 +183,26 @@ def test_many_short_lived_threads_ask_through_one_socket(namespace: Any) -> None
             answers = list(pool.map(lambda _: netlink.links(), range(16)))
         assert all([link.name for link in links] == ["lo"] for links in answers)
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+@pytest.mark.root
+def test_a_socket_that_failed_is_closed_and_the_next_change_opens_another(namespace: Any) -> None:
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    def fail(ipr: Any) -> None:
+        ipr.get_links()
+        raise OSError(errno.ENOBUFS, "it lost count")
+
+    before = descriptors()
+    for _ in range(3):
+        with pytest.raises(OSError, match="it lost count"):
+            iproute.ask(fail)
+        assert descriptors() <= before, "none is left open"
+    netlink.add_bridge("br0", mac="02:00:00:00:00:01", mtu=1500)
+    assert descriptors() > before, "the one that works is kept"
+    iproute.close()
+    assert descriptors() <= before
 
 
 @pytest.mark.root

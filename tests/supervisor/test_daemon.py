@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from cocoon_net.errors import Locked, SpecError
 from cocoon_net.lab.patience import eventually
 from cocoon_net.locks import locked
 from cocoon_net.site import Site
+from cocoon_net.supervisor import daemon
 from cocoon_net.supervisor.daemon import DaemonOptions, daemon_owner, reload_running, serve
 from cocoon_net.supervisor.presence import alone
 
@@ -165,6 +167,19 @@ def test_a_bad_metrics_address_is_refused_before_anything_is_made(tmp_path: Path
     with pytest.raises(SpecError, match="HOST:PORT"):
         serve(Site(tmp_path / "state", run_dir=tmp_path), DaemonOptions(metrics_address="9092"))
     assert not (tmp_path / "state").exists()
+
+
+def test_no_cycles_are_searched_for_while_it_comes_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searching: list[bool] = []
+
+    def look(*places: object) -> None:
+        searching.append(gc.isenabled())
+        raise SpecError("enough")
+
+    monkeypatch.setattr(daemon, "_pool", look)
+    with pytest.raises(SpecError, match="enough"):
+        serve(Site(tmp_path / "state", run_dir=tmp_path), DaemonOptions())
+    assert searching == [False] and gc.isenabled()
 
 
 def test_beside_another_daemon_it_is_locked_out(tmp_path: Path) -> None:
@@ -533,7 +548,7 @@ def test_on_every_address_the_metrics_are_for_operators_and_never_for_a_guest(go
             go.ip("link", "del", "cni0")
             eventually(lambda: fetch(go.name, "127.0.0.1", "/readyz").startswith("503 the bridge cni0 is not there"))
         eventually(lambda: fetch(go.name, "127.0.0.1", "/readyz").startswith("200 ok"))
-        assert "master cni0" in go.ip("link", "show", "tap0"), "the guest is plugged in again"
+        eventually(lambda: "master cni0" in go.ip("link", "show", "tap0"))  # plugged in again, just after the bridge
     finally:
         run("ip", "netns", "del", guest)
 

@@ -84,6 +84,30 @@ def test_while_nothing_happens_it_sleeps_and_the_first_event_wakes_it(
     assert time.monotonic() - began < 0.3 and not teller._thread.is_alive()
 
 
+def test_what_comes_with_the_event_that_wakes_it_is_written_with_it(
+    lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(narrator, "EVERY", 0.2)
+    bus = Bus()
+    teller = Narrator(bus)
+    write, written = teller._write, list[int]()
+
+    def counted(most: int) -> int:
+        written.append(len(teller._pending))
+        return write(most)
+
+    monkeypatch.setattr(teller, "_write", counted)
+    teller.start()
+    eventually(lambda: teller._asleep)
+    bus.publish([LeaseBound(NOW, A, MAC, NOW)])
+    eventually(lambda: not teller._asleep)
+    time.sleep(0.05)
+    bus.publish([LeaseBound(NOW, A + 1, MAC, NOW)])
+    eventually(lambda: len(lines) == 2)
+    teller.stop()
+    assert written[0] == 2, "one look at both"
+
+
 def switches(teller: Narrator) -> int:
     """How often its thread has gone to sleep (proc(5))."""
     status = Path(f"/proc/self/task/{teller._thread.native_id}/status").read_text()
