@@ -4,7 +4,7 @@
 
     lock ─▶ database ─▶ (take over) ─▶ PID ─▶ links? ─▶ reassert ─▶ DHCP ─▶ control, metrics, survey ─▶ serving
 
-Nothing heavy is imported before it is needed: other commands come here to ask whether a daemon lives.
+Nothing heavy is imported before it is needed: ``daemon --help`` comes here for a default.
 """
 
 from __future__ import annotations
@@ -23,15 +23,12 @@ from cocoon_net.dhcp.limits import Limits
 from cocoon_net.errors import SpecError
 from cocoon_net.records import Pool
 from cocoon_net.site import Site
-from cocoon_net.supervisor import collector
-from cocoon_net.supervisor.presence import alone, daemon_owner, pid_written, reload_running
+from cocoon_net.supervisor.presence import alone, pid_written
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
     from cocoon_net.supervisor.service import Order
-
-__all__ = ["DaemonOptions", "daemon_owner", "reload_running", "serve"]
 
 
 METRICS_ADDRESS = "127.0.0.1:9092"
@@ -66,6 +63,7 @@ def serve(site: Site, options: DaemonOptions) -> None:
     from loguru import logger
 
     from cocoon_net.recovery import open_sound, recall
+    from cocoon_net.supervisor import collector
     from cocoon_net.supervisor.service import Service
     from cocoon_net.supervisor.web import parse_address
 

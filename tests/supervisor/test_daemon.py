@@ -26,8 +26,8 @@ from cocoon_net.lab.patience import eventually
 from cocoon_net.locks import locked
 from cocoon_net.site import Site
 from cocoon_net.supervisor import daemon
-from cocoon_net.supervisor.daemon import DaemonOptions, daemon_owner, reload_running, serve
-from cocoon_net.supervisor.presence import alone
+from cocoon_net.supervisor.daemon import DaemonOptions, serve
+from cocoon_net.supervisor.presence import alone, daemon_owner, reload_running
 
 ROOT = Path(__file__).parents[2]
 FIRST, LAST = 2, 141
