@@ -65,7 +65,7 @@ class Conflicts:
         """Ask about the address of an offer and hold it; False when it may be spoken at once."""
         address = decision.address
         before = self._held.get(address)
-        if before is not None and before.packet.chaddr == packet.chaddr:  # it asked again; the probe is under way
+        if before is not None and before.packet.hardware == packet.hardware:  # it asked again; the probe is under way
             self._held[address] = Held(before.until, decision, packet)
             return True
         if self._silent.get(address, 0.0) > time or len(self._held) >= MOST:

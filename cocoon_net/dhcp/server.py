@@ -106,7 +106,7 @@ class Server:
             key = bytes.fromhex(mac.replace(":", "").replace("-", ""))
         except ValueError:
             key = b""
-        if len(key) != wire.MAC_LENGTH:
+        if len(key) not in (wire.MAC_LENGTH, wire.HARDWARE_LENGTH):
             raise SpecError(f"{mac!r} is not a MAC", hint="e.g. 02:00:5e:10:00:01")
         return self._orders.ask(lambda now: self._release(key, now))
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from cocoon_net.dhcp.decision import Decision, Reason
 from cocoon_net.dhcp.options import MessageType
 from cocoon_net.dhcp.tuples import NEW
-from cocoon_net.dhcp.wire import Packet
+from cocoon_net.dhcp.wire import ETHERNET, Packet
 
 KEPT = 16_384
 """Decisions, about 4 MB: two minutes of one port at its rate, a second of the fastest storm."""
@@ -25,6 +25,7 @@ class Traced(NamedTuple):
     """Grows by one for each decision since the start."""
     at: int
     mac: bytes
+    """``Packet.hardware``, as of the lease."""
     port: str
     """Empty for what no message caused: a lease that ended, an order."""
     asked: int
@@ -49,7 +50,8 @@ class Trace:
         said = decision.kind or 0 if reason is None else 0
         address = decision.address or (decision.changes[0].address if decision.changes else 0)
         why = reason or decision.reason
-        self._ring.append(NEW(Traced, (number, now, packet.chaddr, packet.port, packet.type, said, address, why)))
+        mac = packet.chaddr if packet.htype == ETHERNET else packet.hardware
+        self._ring.append(NEW(Traced, (number, now, mac, packet.port, packet.type, said, address, why)))
 
     def change(self, mac: bytes, address: int, now: int, reason: Reason) -> None:
         """Keep what a timer or an order did to a client's lease."""

@@ -24,6 +24,9 @@ ETHERNET: Final = 1
 MAC_LENGTH: Final = 6
 
 _CHADDR: Final = 16
+HARDWARE_LENGTH: Final = 1 + _CHADDR
+"""Octets of ``Packet.hardware`` where that is not Ethernet's, which has ``MAC_LENGTH``."""
+
 _NO_PADDING: Final = bytes(_CHADDR - MAC_LENGTH)
 SHORTEST_ID: Final = 2
 """Octets of a client identifier (RFC 2132 §9.14); a shorter one is echoed and names nobody."""

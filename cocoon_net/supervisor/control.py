@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from cocoon_net.dhcp.wire import HARDWARE_LENGTH
 from cocoon_net.errors import NodeError, Refused, SpecError
 from cocoon_net.supervisor.desk import Desk
 from cocoon_net.supervisor.feed import Feed, lines
@@ -27,11 +28,15 @@ ALIVE_EVERY = 15.0
 
 _MAC = re.compile(r"[0-9a-f]{2}(?:([:-])[0-9a-f]{2}(?:\1[0-9a-f]{2}){4})|[0-9a-f]{4}(?:\.[0-9a-f]{4}){2}")
 """The spellings that Go's ``net.ParseMAC`` takes for an Ethernet address."""
+_OTHER = re.compile(rf"[0-9a-f]{{2}}(?::[0-9a-f]{{2}}){{{HARDWARE_LENGTH - 1}}}")
+"""How we spell who has other hardware: its type and the sixteen octets of ``chaddr``, as leases are listed."""
 
 
 def parse_mac(text: str) -> str | None:
-    """Return the MAC in lower case with colons, None if it is none of six octets."""
+    """Return the MAC in lower case with colons, None if it is none of six octets and not as we list other hardware."""
     lower = text.strip().lower()
+    if _OTHER.fullmatch(lower):
+        return lower
     if not _MAC.fullmatch(lower):
         return None
     digits = re.sub(r"[:.-]", "", lower)

@@ -13,8 +13,8 @@ import pytest
 from cocoon_net import records
 from cocoon_net.dhcp import frame, wire
 from cocoon_net.dhcp.book import Book
-from cocoon_net.dhcp.conflict import WAIT
-from cocoon_net.dhcp.decision import Reason
+from cocoon_net.dhcp.conflict import WAIT, Conflicts
+from cocoon_net.dhcp.decision import Decision, Reason
 from cocoon_net.dhcp.lease import State
 from cocoon_net.dhcp.options import MessageType
 from cocoon_net.dhcp.server import Server
@@ -119,6 +119,26 @@ def test_two_messages_do_not_go_past_the_probe(
     with serving(node, Server(book, pool, settings=settings, check_conflicts=True)) as server:
         assert node.of_guest(guest, ask) == MessageType.OFFER
         assert not server.leases()
+
+
+def test_two_of_different_hardware_with_the_same_digits_are_two(node: Any) -> None:
+    ethernet = wire.Packet(wire.REQUEST, 7, bytes.fromhex("02005e100001"), {53: bytes((MessageType.DISCOVER,))})
+    other = ethernet._replace(htype=6)
+    decision = Decision(Reason.OFFERED, MessageType.OFFER, FIRST)
+
+    def held() -> list[wire.Packet]:
+        index = socket.if_nametoindex("cni0")
+        conflicts = Conflicts(index, bytes.fromhex("02005e000001"))
+        conflicts.hold(decision, ethernet, 0.0)
+        conflicts.hold(decision, ethernet._replace(xid=8), WAIT / 2)
+        assert [one.packet.xid for one in conflicts.due(WAIT)] == [8], "it asked again and does not wait for longer"
+        conflicts = Conflicts(index, bytes.fromhex("02005e000001"))
+        conflicts.hold(decision, ethernet, 0.0)
+        conflicts.hold(decision, other, WAIT / 2)
+        assert conflicts.due(WAIT) == []
+        return [one.packet for one in conflicts.due(2 * WAIT)]
+
+    assert node.of_guest(node.name, held) == [other]
 
 
 def test_without_the_option_nobody_is_asked(node: Any, book: Book, pool: records.Pool, serving: Any) -> None:

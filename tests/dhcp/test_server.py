@@ -10,10 +10,14 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from cocoon_net.dhcp.decision import Reason
+from cocoon_net.dhcp.lease import Lease, State
 from cocoon_net.dhcp.projection import LeaseFile
 from cocoon_net.dhcp.reservation import Reservation
 from cocoon_net.dhcp.server import Server
 from cocoon_net.dhcp.settings import parse
+from cocoon_net.dhcp.wire import REQUEST, Packet
+from cocoon_net.errors import SpecError
 
 pytestmark = pytest.mark.root
 
@@ -86,6 +90,19 @@ def test_reservations_and_settings_reach_a_guest_after_a_reload(node, book, pool
         assert "hostname=db" in said
         server.release(MAC.format(1))
     assert node.routes() == set()
+
+
+def test_who_has_other_hardware_is_released_as_it_is_listed(node, book, pool, serving):
+    asks = Packet(REQUEST, 7, bytes.fromhex("02005e100001"), {}, htype=6)
+    until = int(time.time()) + 3600
+    address = int(IPv4Address("172.20.100.10"))
+    book.commit([Lease(address, State.BOUND, until, asks.hardware, until - 7200)], [])
+    with serving(node, Server(book, pool)) as server:
+        (lease,) = server.leases()
+        with pytest.raises(SpecError, match="is not a MAC"):
+            server.release(lease.mac[1:].hex(":"))
+        assert server.release(lease.mac.hex(":")) and not server.leases()
+        assert [str(one.reason) for one in server.trace(lease.mac)[0]] == [Reason.RELEASED]
 
 
 def test_the_loop_gives_a_sign_of_life_each_second_and_none_while_it_hangs(node, book, pool, serving):

@@ -34,6 +34,16 @@ def test_each_client_has_its_own_and_the_oldest_go_first() -> None:
     assert (one.port, one.asked, one.said, one.reason) == ("p1", MessageType.DISCOVER, 0, Reason.CROWDED)
 
 
+def test_other_hardware_has_its_own_and_what_timers_did_to_it() -> None:
+    trace = Trace()
+    packet = discover(A)._replace(htype=6)
+    trace.note(discover(A), silence(Reason.EXHAUSTED), 100)
+    trace.note(packet, silence(Reason.EXHAUSTED), 101)
+    trace.change(packet.hardware, 9, 102, Reason.EXPIRED)
+    assert [one.at for one in trace.of(packet.hardware)[0]] == [101, 102]
+    assert [one.at for one in trace.of(A)[0]] == [100]
+
+
 def test_who_follows_gets_only_what_is_new_also_after_a_restart() -> None:
     trace = Trace()
     trace.note(discover(A), silence(Reason.EXHAUSTED), 100)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from cocoon_net.dhcp.wire import REQUEST, Packet
 from cocoon_net.errors import NodeError, Refused, SpecError, StoreError
 from cocoon_net.events import LeaseReleased
 from cocoon_net.supervisor.control import ControlSocket, parse_mac, routes
@@ -259,6 +260,14 @@ def test_a_path_that_cannot_be_bound_is_told(tmp_path: Path) -> None:
 def test_macs_are_read_like_the_go_tool_reads_them() -> None:
     assert parse_mac(" 02:42:AC:11:00:02 ") == MAC
     assert parse_mac("02:42:ac:11:00:02:00:01") is None
+
+
+def test_other_hardware_is_read_as_leases_list_it() -> None:
+    packet = Packet(REQUEST, 7, b"\x02\x42\xac\x11\x00\x02", {}, htype=6)
+    name = packet.hardware.hex(":")
+    assert name == f"06:{MAC}{':00' * 10}"
+    assert parse_mac(name.upper()) == name
+    assert parse_mac(f"{name}:00") is None and parse_mac(name.replace(":", "-")) is None
 
 
 def test_what_is_shown_is_read_and_never_written(control: ControlSocket) -> None:
