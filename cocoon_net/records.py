@@ -27,6 +27,14 @@ ROUTE_PROTOCOL = 174
 BRIDGE = "cni0"
 """The bridge that cocoon and its CNI conflist know by name."""
 
+IP_FORWARD = "net.ipv4.ip_forward"
+"""The setting without which the node carries nobody else's packets (ip-sysctl.txt)."""
+
+
+def rp_filter(link: str) -> str:
+    """Return the name of a link's reverse-path setting; a dot inside the link's name is written ``/``."""
+    return f"net.ipv4.conf.{link.replace('.', '/')}.rp_filter"
+
 
 def _fact(default: Any = "") -> Any:
     """A field that only the world knows: kept, shown, never compared."""

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from cocoon_net.engine.model import Call, Change, Context, Seen, Verb, Via
 from cocoon_net.errors import CocoonError, InvariantError, NodeError, NodeTransient, Refused
-from cocoon_net.records import BRIDGE, Link, Sysctl
+from cocoon_net.records import BRIDGE, IP_FORWARD, Link, Sysctl, rp_filter
 
 PROC = Path("/proc/sys")
-FORWARD = "net.ipv4.ip_forward"
 
 
 class Sysctls:
@@ -51,13 +50,8 @@ def names(cx: Context) -> tuple[str, ...]:
     """Return the settings that matter on this node, from what the context knows of its links. Pure."""
     primary = cx.spec.primary_nic or (cx.instance.primary_link if cx.instance else "")
     links = [record.name for record in cx.records("links").values() if isinstance(record, Link)]
-    wanted = [FORWARD, *(rp_filter(link) for link in ("all", BRIDGE, primary, *links) if link)]
+    wanted = [IP_FORWARD, *(rp_filter(link) for link in ("all", BRIDGE, primary, *links) if link)]
     return tuple(dict.fromkeys((*wanted, *cx.records("sysctl"))))
-
-
-def rp_filter(link: str) -> str:
-    """Return the name of a link's reverse-path setting; a dot inside the link's name is written ``/``."""
-    return f"net.ipv4.conf.{link.replace('.', '/')}.rp_filter"
 
 
 def _path(name: str) -> Path:

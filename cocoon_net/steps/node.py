@@ -12,6 +12,7 @@ from cocoon_net.errors import Unsupported
 from cocoon_net.formats import conflist, iptables, pool_file
 from cocoon_net.records import (
     BRIDGE,
+    IP_FORWARD,
     AddressSet,
     Bridge,
     File,
@@ -23,6 +24,7 @@ from cocoon_net.records import (
     Ruleset,
     Sysctl,
     pinned_mac,
+    rp_filter,
 )
 from cocoon_net.site import CONFLIST
 
@@ -54,9 +56,9 @@ def mtu(cx: Context) -> int:
 
 def sysctl(cx: Context, seen: Mapping[str, Record]) -> Wanted:
     """Want forwarding, and no reverse-path check: packets come in by one interface and go out by another."""
-    wanted: dict[str, Record] = {"net.ipv4.ip_forward": Sysctl("net.ipv4.ip_forward", "1")}
+    wanted: dict[str, Record] = {IP_FORWARD: Sysctl(IP_FORWARD, "1")}
     for name in ("all", *settled_links(cx)):
-        key = f"net.ipv4.conf.{name.replace('.', '/')}.rp_filter"
+        key = rp_filter(name)
         wanted[key] = Sysctl(key, "0")
     return wanted
 

@@ -11,12 +11,12 @@ import pytest
 from cocoon_net.engine.model import Change, Verb
 from cocoon_net.errors import InvariantError, NodeError, NodeTransient
 from cocoon_net.node import sysctl
-from cocoon_net.node.sysctl import FORWARD, Sysctls, names, rp_filter
-from cocoon_net.records import Link, Sysctl
+from cocoon_net.node.sysctl import Sysctls, names
+from cocoon_net.records import IP_FORWARD, Link, Sysctl, rp_filter
 
 
 def test_the_settings_follow_from_what_is_known_of_links(context: Any) -> None:
-    assert names(context()) == (FORWARD, rp_filter("all"), rp_filter("cni0"))
+    assert names(context()) == (IP_FORWARD, rp_filter("all"), rp_filter("cni0"))
     links = {"eni-1": Link(up=True, name="eth1"), "eni-2": Link(up=True, name="ens5.7"), "eni-3": Link(up=True)}
     cx = context({"primary_nic": "eth0"}, links=links, sysctl={"net.ipv4.tcp_ecn": Sysctl("net.ipv4.tcp_ecn", "1")})
     assert names(cx)[3:] == (rp_filter("eth0"), rp_filter("eth1"), "net.ipv4.conf.ens5/7.rp_filter", "net.ipv4.tcp_ecn")
@@ -37,7 +37,7 @@ def test_a_name_cannot_leave_proc_sys(context: Any) -> None:
 @pytest.mark.root
 def test_the_settings_of_a_missing_link_are_absent_and_waited_for(namespace: Any, context: Any) -> None:
     cx = context({"primary_nic": "eth0"})
-    assert sorted(Sysctls().observe(cx)) == [rp_filter("all"), FORWARD]
+    assert sorted(Sysctls().observe(cx)) == [rp_filter("all"), IP_FORWARD]
     with pytest.raises(NodeTransient, match=r"cannot set net\.ipv4\.conf\.cni0\.rp_filter to 0"):
         Sysctls().apply(Change("sysctl", rp_filter("cni0"), Verb.CREATE, Sysctl(rp_filter("cni0"), "0"), None), "t", cx)
     Sysctls().apply(Change("sysctl", rp_filter("cni0"), Verb.DELETE, None, Sysctl(rp_filter("cni0"), "0")), "t", cx)
@@ -51,7 +51,7 @@ def test_a_setting_is_changed_and_restored(namespace: Any, context: Any, converg
     cx = context(links={"eni-1": Link(up=True, name="odd.name")})
     before = Sysctls().observe(cx)
     assert before[key] == Sysctl(key, "2")
-    want = {key: Sysctl(key, "0"), FORWARD: Sysctl(FORWARD, "1")}
+    want = {key: Sysctl(key, "0"), IP_FORWARD: Sysctl(IP_FORWARD, "1")}
     assert {change.verb for change in converge(Sysctls(), cx, "sysctl", want)} == {Verb.UPDATE}
     assert namespace.run("sysctl", "-n", "net/ipv4/conf/odd.name/rp_filter").strip() == "0"
     converge(Sysctls(), cx, "sysctl", {key: before[key]})
