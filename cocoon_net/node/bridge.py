@@ -47,8 +47,7 @@ class Bridges:
                     f"ip link set {want.name} {'up' if want.up else 'down'}",
                 ]
             case Bridge() as want, Bridge() as seen:
-                row = cx.ledger.get((change.step, change.key))
-                ours = bool(seen.ours) or (row is not None and row.origin is Origin.CREATED)
+                ours = bool(seen.ours) or _made_by_us(change, cx)
                 commands = _corrections(want, seen, old=seen.address if ours or seen.address == _gateway(cx) else None)
             case _:
                 commands = [f"ip link del {change.key}"]
@@ -77,8 +76,7 @@ class Bridges:
                 f"{link.name} should be a bridge and is {f'a {link.kind}' if link.kind else 'hardware'}",
                 hint=f"find out who made it, then rename or delete it: `ip -d link show {link.name}`",
             )
-        row = cx.ledger.get((change.step, change.key))
-        made_by_us = change.verb is Verb.CREATE or (row is not None and row.origin is Origin.CREATED)
+        made_by_us = _made_by_us(change, cx)
         netlink.set_link(
             link.index,
             mac=want.mac if link.mac != want.mac else "",
@@ -177,6 +175,12 @@ def _telling(addresses: tuple[IPv4Interface, ...], want: IPv4Interface, *, ours:
     if want in addresses and not (ours and others):
         return want
     return others[0] if others else NO_ADDRESS
+
+
+def _made_by_us(change: Change, cx: Context) -> bool:
+    """Whether we make the bridge now, or the ledger says that we did."""
+    row = cx.ledger.get((change.step, change.key))
+    return change.verb is Verb.CREATE or (row is not None and row.origin is Origin.CREATED)
 
 
 def _marked(link: KernelLink) -> bool:

@@ -34,7 +34,7 @@ class Firewall:
 
     def observe(self, cx: Context) -> Seen:
         """Read all rules once. Raises Refused, NodeError where iptables is missing or cannot."""
-        found = iptables.parse(_run("iptables-save"))
+        found = iptables.parse(save())
         return {} if found is None else {KEY: found}
 
     def calls(self, change: Change, cx: Context) -> tuple[Call, ...]:
@@ -68,13 +68,13 @@ def save() -> str:
     return _run("iptables-save")
 
 
-def go_rules(save: str, subnet: IPv4Network, links: Sequence[str]) -> tuple[str, ...]:
+def go_rules(saved: str, subnet: IPv4Network, links: Sequence[str]) -> tuple[str, ...]:
     """Return the rules that the Go cocoon-net appends and cannot mark, as ``iptables-save`` says them. Pure."""
     written = {f"-A FORWARD -i {BRIDGE} -o {BRIDGE} -j ACCEPT"}
     for link in links:
         written |= {f"-A FORWARD -i {link} -o {BRIDGE} -j ACCEPT", f"-A FORWARD -i {BRIDGE} -o {link} -j ACCEPT"}
     written.add(f"-A POSTROUTING -s {subnet} ! -o {BRIDGE} -j MASQUERADE")
-    return tuple(line for line in save.splitlines() if line in written)
+    return tuple(line for line in saved.splitlines() if line in written)
 
 
 def _run(program: str, *arguments: str, given: str = "") -> str:
