@@ -107,6 +107,15 @@ def test_what_is_logged_of_an_error_has_its_hint(name: str, path: Path) -> None:
             assert not bare, f"{name}, line {node.lineno}: {bare[0]} without its hint"
 
 
+@pytest.mark.parametrize(("name", "path"), [one for one in modules() if one[0].startswith("node.")])
+def test_what_the_node_refuses_says_what_to_do_next(name: str, path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("NodeError", "NodeTransient", "Refused"):
+            assert "hint" in {word.arg for word in node.keywords}, (
+                f"{name}, line {node.lineno}: an error without a hint"
+            )
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = "import sys; from cocoon_net.cli.main import run; run(['--help']); print('LOADED', *sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

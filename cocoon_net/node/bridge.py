@@ -70,7 +70,8 @@ class Bridges:
             netlink.add_bridge(want.name, mac=want.mac, mtu=want.mtu - 1)
             link = netlink.link(want.name)
             if link is None:
-                raise NodeTransient(f"{want.name} was made and went away again")
+                hint = f"somebody deletes it: `ip monitor link` shows {want.name} come and go"
+                raise NodeTransient(f"{want.name} was made and went away again", hint=hint)
         if link.kind != "bridge":
             raise Unsupported(
                 f"{link.name} should be a bridge and is {f'a {link.kind}' if link.kind else 'hardware'}",

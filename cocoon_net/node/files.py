@@ -175,4 +175,5 @@ def _refusal(error: OSError, wanted: str) -> CocoonError:
         case errno.EROFS:
             return NodeError(message, hint="the file system is mounted read-only: `dmesg` may say why", code="EROFS")
         case code:
-            return NodeError(message, code=errno.errorcode.get(code or 0, ""))
+            hint = "`namei -l` with that path shows what is on the way to it, `dmesg` what the disk says"
+            return NodeError(message, hint=hint, code=errno.errorcode.get(code or 0, ""))

@@ -99,7 +99,8 @@ def _run(program: str, *arguments: str, given: str = "") -> str:
     except PermissionError as error:
         raise Refused(f"cannot {wanted}: {program} may not be run", hint="run as root") from error
     except subprocess.TimeoutExpired:
-        raise NodeTransient(f"cannot {wanted}: {program} did not end within {RUN_WITHIN:g} s") from None
+        message = f"cannot {wanted}: {program} did not end within {RUN_WITHIN:g} s"
+        raise NodeTransient(message, hint="`pgrep -a iptables` shows who has the lock; it is tried again") from None
     if done.returncode:
         raise _refusal(wanted, program, done.returncode, done.stderr)
     return done.stdout
@@ -111,5 +112,6 @@ def _refusal(wanted: str, program: str, code: int, said: str) -> CocoonError:
     if "Permission denied" in said or "you must be root" in said:
         return Refused(message, hint="run as root, or give the service the capability CAP_NET_ADMIN")
     if code == _BUSY or "does a matching rule exist" in said:  # somebody changed the rules between our look and now
-        return NodeTransient(message, code=f"iptables-{code}")
+        hint = "somebody else changes the rules just now (`pgrep -a iptables`); it is tried again"
+        return NodeTransient(message, hint=hint, code=f"iptables-{code}")
     return NodeError(message, hint="`iptables-save` shows what is there", code=f"iptables-{code}")

@@ -62,7 +62,8 @@ class Links:
             case (_, None):
                 raise NodeTransient(_missing(change.key, mac, present), hint="`ip link` shows what the kernel has")
             case (Verb.CREATE, KernelLink()):
-                raise NodeTransient(f"the link of {change.key} ({link.name}) has only just appeared")
+                message = f"the link of {change.key} ({link.name}) has only just appeared"
+                raise NodeTransient(message, hint="it is looked at again")
             case (Verb.DELETE, KernelLink()):
                 netlink.set_link(link.index, up=False, name=link.name)
             case (_, KernelLink()):

@@ -46,7 +46,8 @@ class Routes:
         if link is None:
             if change.verb is Verb.DELETE:
                 return {}
-            raise NodeTransient(f"cannot route {route.destination} to {route.link}: there is no such link")
+            message = f"cannot route {route.destination} to {route.link}: there is no such link"
+            raise NodeTransient(message, hint="`ip link` shows those that are; `cocoon-net audit` says what is missing")
         address = int(route.destination)
         with RouteWire(link.index, route.protocol) as wire:
             deleting = change.verb is Verb.DELETE

@@ -89,7 +89,8 @@ class RouteWire:
                 refused = self._send(template, batch)
                 if refused is None:  # answers were lost for lack of memory: asking again is safe, for fewer at a time
                     if size == 1:
-                        raise NodeTransient("cannot change routes: the kernel has no memory for its answers")
+                        message = "cannot change routes: the kernel has no memory for its answers"
+                        raise NodeTransient(message, hint="`free -m` shows what is left; it is tried again")
                     size = max(1, len(batch) // 4)
                     continue
                 failures.update(refused)

@@ -76,7 +76,8 @@ def _write(name: str, value: str) -> None:
         with _path(name).open("r+") as setting:
             setting.write(f"{value}\n")
     except FileNotFoundError as error:
-        raise NodeTransient(f"cannot set {name} to {value}: the kernel has no such setting (yet)") from error
+        message = f"cannot set {name} to {value}: the kernel has no such setting (yet)"
+        raise NodeTransient(message, hint="its link is not there; `ip link` shows those that are") from error
     except OSError as error:
         raise _refusal(error, f"set {name} to {value}") from error
 
@@ -98,4 +99,5 @@ def _refusal(error: OSError, wanted: str) -> CocoonError:
         case errno.EROFS:
             return NodeError(message, hint="/proc/sys is mounted read-only here: run outside of the container")
         case _:
-            return NodeError(message, code=errno.errorcode.get(error.errno or 0, ""))
+            hint = "`sysctl -a` and `dmesg` may say more"
+            return NodeError(message, hint=hint, code=errno.errorcode.get(error.errno or 0, ""))
