@@ -19,12 +19,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cocoon_net.audit.finding import DESTRUCTIVE, ENOUGH, Finding, Kind, Pass, Severity
 from cocoon_net.site import Site
 from cocoon_net.supervisor.log import tell
+from cocoon_net.supervisor.priority import give_way, insist
 from cocoon_net.supervisor.timetable import AUDIT
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ FIRST = 30.0
 """Seconds from the start of the service to the first pass: the guests of a node that boots come first."""
 
 MODEST_FOR = 10.0
-"""Seconds that a pass runs only where nobody else wants the processor (sched(7), SCHED_IDLE): whoever wakes up has it
-at once, while beside a nice process a guest's OFFER waits for the end of a time slice. A pass takes one second."""
+"""Seconds that a pass runs only where nobody else wants the processor: whoever wakes up has it at once, while beside a
+nice process a guest's OFFER waits for the end of a time slice. A pass takes half a second."""
 
 NICE = 10
 """Of a pass that was not done by then: a tenth of a processor that others keep busy, so that audits do end."""
@@ -107,15 +107,14 @@ class Auditor:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                start_new_session=True,
+                start_new_session=True,  # whose share of the processors is its own
             )
         child = self._child
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(child.pid, os.SCHED_IDLE, os.sched_param(0))
+        give_way(child.pid)
         try:
             told, said = child.communicate(timeout=min(MODEST_FOR, self._deadline))
         except subprocess.TimeoutExpired:
-            _insist(child.pid)
+            insist(child.pid, NICE)
             try:
                 told, said = child.communicate(timeout=max(0.0, self._deadline - MODEST_FOR))
             except subprocess.TimeoutExpired:
@@ -129,17 +128,6 @@ class Auditor:
             raise ValueError(last[0].removeprefix("error: ") if last else f"it ended with {child.returncode}")
         seen = Pass.from_json(json.loads(told))
         return replace(seen, looked=seen.looked | {AREA})
-
-
-def _insist(pid: int) -> None:
-    """Give a pass its share of a busy processor: each of its threads has a policy of its own (sched(7)).
-
-    Being nice comes first: without CAP_SYS_NICE, SCHED_IDLE may only be left for what RLIMIT_NICE allows.
-    """
-    for task in Path(f"/proc/{pid}/task").glob("*"):
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, int(task.name), NICE)
-            os.sched_setscheduler(int(task.name), os.SCHED_OTHER, os.sched_param(0))
 
 
 def _kill(child: subprocess.Popen[str] | None) -> None:
