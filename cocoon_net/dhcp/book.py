@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cocoon_net import records
+from cocoon_net.dhcp.decision import Reason
 from cocoon_net.dhcp.histogram import Histogram
 from cocoon_net.dhcp.lease import Lease, State
 from cocoon_net.dhcp.reservation import Reservation
@@ -122,6 +123,15 @@ class Book:
         """Return when the newest line of the history was written, by the clock of then; None without one."""
         row = self._connection.execute("SELECT at FROM history ORDER BY id DESC LIMIT 1").fetchone()
         return None if row is None else int(row[0])
+
+    @reading("the history of leases")
+    def returned(self) -> set[int]:
+        """Return the cooling addresses of which the history says last that their clients gave them back."""
+        cooling = "SELECT address FROM leases WHERE state = ?"
+        last = f"SELECT address, reason, max(id) FROM history WHERE address IN ({cooling}) GROUP BY address"
+        query = f"SELECT address FROM ({last}) WHERE reason = ?"
+        values = (State.COOLING._value_, Reason.RELEASED._value_)
+        return {address for (address,) in self._connection.execute(query, values)}
 
     @reading("the pool")
     def pool(self) -> records.Pool | None:

@@ -102,7 +102,7 @@ class Exchange:
         now, table = self._now(), self._table
         guard, trace, batch, received = self._guard, self.trace, Batch(table, now), self.received
         offered = 0
-        guard.begin(began, now, ports.present, len(frames) >= BATCH)
+        guard.begin(began, now, ports.present, len(frames), len(frames) >= BATCH)
         asked: list[tuple[Decision, Packet]] = []
         for data, port in frames:
             if not guard.admit(port):

@@ -8,11 +8,11 @@ bridge that it speaks from. So everything here hangs on the port, as in a switch
 What limits a port protects its neighbours, and where there is none it is not limited:
 
 - addresses: a port always gets a first one, up to its share while every other port that holds none could still get one,
-  and beyond its share while an eighth of the pool would stay free besides; on a bridge that never had a second port
-  nothing is kept back.
+  and beyond its share while another one's share (of a small pool an eighth) would stay free besides; on a bridge that
+  never had a second port nothing is kept back.
 - beyond that, an offer that a client of the port did not take goes to another one behind it.
-- messages: a port is held to its rate while another one was heard within ten seconds, or, where there is another one,
-  while more is waiting than one batch takes.
+- messages: where many come at once, a port is held to its rate while another one was heard within ten seconds, or,
+  where there is another one, while more is waiting than one batch takes.
 
 Why a lease belongs to a port, and what a second port with the same MAC gets: docs/decisions/0005-a-lease-has-a-port.md.
 """
@@ -44,13 +44,21 @@ CONTENDED = 10.0
 """Seconds for which a port that was heard has its neighbours held to their rate."""
 
 KEPT = 8
-"""The part of the pool, one in so many, that no port gets beyond its share."""
+"""Of the pool no port gets more than all but one in so many beyond its share, where that is less than a share."""
+
+FEW = 8
+"""Frames of a batch that keep nobody waiting: they are served within a millisecond, whoever sent them."""
 
 QUIET = 60
 """Seconds between two events about the same refusal at the same port."""
 
 REFUSALS = (Reason.TOO_OFTEN, Reason.FORGED, Reason.FOREIGN_RELAY, Reason.OTHER_PORT, Reason.CROWDED)
 """The reasons that are the guard's."""
+
+
+def spared(pool: int, limits: Limits) -> int:
+    """Return how many of a pool's addresses stay free for ports that are plugged in later: one share at most."""
+    return min(limits.addresses, pool // KEPT)
 
 
 class _Port:
@@ -99,7 +107,7 @@ class Guard:
         self._speaker = ""
         self._heard = self._others_heard = float("-inf")
         """When the port that spoke last was heard, and any other one."""
-        self._backlog = False
+        self._few = self._backlog = False
         self._unmute = 0.0
         self.muted = 0
         """How often a port was muted, since the start."""
@@ -112,12 +120,14 @@ class Guard:
         self._shared = len(self._known) > 1
         """Whether there ever was a second port."""
 
-    def begin(self, time: float, now: int, present: Mapping[str, int], backlog: bool = False) -> None:
-        """Start a batch at ``time`` (monotonic) and ``now`` (Unix seconds); ``present`` are the bridge's ports.
+    def begin(
+        self, time: float, now: int, present: Mapping[str, int], frames: int = FEW + 1, backlog: bool = False
+    ) -> None:
+        """Start a batch of ``frames`` at ``time`` (monotonic) and ``now`` (Unix seconds); ``present``: the ports.
 
         ``backlog``: more has come than the batch has taken, so that what one port sends keeps others waiting.
         """
-        self._time, self._now, self._backlog = time, now, backlog
+        self._time, self._now, self._few, self._backlog = time, now, frames <= FEW, backlog
         if present is not self._present:
             self._present = present
             self._shared = self._shared or len(present) > 1
@@ -136,7 +146,7 @@ class Guard:
             self._speaker, self._others_heard = port, self._heard
         self._heard = self._time
         limits = self.limits
-        if state.trusted or not limits.rate:
+        if state.trusted or not limits.rate or self._few:
             return True
         if self._time - self._others_heard >= CONTENDED and not (self._backlog and self._shared):
             return True
@@ -233,7 +243,7 @@ class Guard:
             return True
         if self._shared:
             table = self._table
-            left, most = table.free - 1, len(self._present) + len(table.pool.members) // KEPT
+            left, most = table.free - 1, len(self._present) + spared(len(table.pool.members), self.limits)
             if left < most:
                 lease = table.at(address)
                 # One that cools, or that another port's client did not take, counts like a free one.
@@ -250,7 +260,9 @@ class Guard:
             return 0
         others = [(other, self._known.get(other)) for other in self._present if other != port]
         kept = sum(account is None or not self._count(other, account) for other, account in others)
-        return kept if held < self.limits.addresses else max(kept, len(self._table.pool.members) // KEPT)
+        if held < self.limits.addresses:
+            return kept
+        return max(kept, spared(len(self._table.pool.members), self.limits))
 
     def _count(self, port: str, state: _Port) -> int:
         """Strike off the account of ``port`` what it has no more, once a second; returns how many are left on it."""

@@ -81,7 +81,7 @@ class Server:
         self._changed = changed
         self._connect = connect
         self._beat = beat
-        self._table = Table(self._compiled(pool), book.leases())
+        self._table = Table(self._compiled(pool), book.leases(), book.returned())
         self._routes = Routes(self._bus, self._clock.now)
         self._unrouted: set[int] = set()
         self._guard = Guard(self._table, limits or Limits(), self._bus.publish)

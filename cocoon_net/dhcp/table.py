@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from cocoon_net.dhcp.lease import BOUND, COOLING, FREE, OFFERED, Client, Lease, State, moved, owns
 from cocoon_net.dhcp.pool import Pool
@@ -21,7 +21,7 @@ class Table:
     lease and by at most one offer. The gateway never enters.
     """
 
-    def __init__(self, pool: Pool, leases: Iterable[Lease] = ()) -> None:
+    def __init__(self, pool: Pool, leases: Iterable[Lease] = (), returned: Collection[int] = ()) -> None:
         self.pool = pool
         self.leases: dict[int, Lease] = {}
         self.offers: OrderedDict[int, Lease] = OrderedDict()
@@ -42,7 +42,7 @@ class Table:
         self.resting: OrderedDict[int, None] = OrderedDict()
         """Cooling addresses that anybody could be given and that are not on offer, the longest first."""
         self.returned: set[int] = set()
-        """Cooling addresses that their clients gave back. A restart forgets it, and they cool like others."""
+        """Cooling addresses that their clients gave back: they are anybody's who asks for them by name."""
         known = sorted(leases, key=lambda lease: lease.since)
         unused = pool.members.difference(pool.owners, (lease.address for lease in known))
         self.unused: OrderedDict[int, None] = OrderedDict.fromkeys(sorted(unused))
@@ -51,6 +51,8 @@ class Table:
         self._scheduled: dict[int, int] = {}
         for lease in known:
             self.put(lease)
+            if lease.state is COOLING and lease.address in returned:
+                self.returned.add(lease.address)
 
     def held(self, client: Client) -> Lease | None:
         """Return the one lease that names a client: bound, cooling, or its last one, still free.

@@ -1,7 +1,7 @@
 """One guest floods the DHCP server under a hundred thousand MACs; its neighbour leases and renews meanwhile.
 
 Prints what the neighbour noticed, what the flood got, and what the operator sees of it. Exit 1 when the neighbour was
-kept from leasing, or the flood got into the eighth of the pool that is kept from it.
+kept from leasing, or the flood got into the part of the pool that is kept from it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import subprocess
 import sys
 import time
 
-from cocoon_net.dhcp.guard import KEPT
+from cocoon_net.dhcp.guard import spared
+from cocoon_net.dhcp.limits import Limits
 from cocoon_net.lab.arena import POOL, Arena
 from cocoon_net.lab.load import Clients
 from cocoon_net.lab.patience import eventually
@@ -55,7 +56,7 @@ def main() -> int:
     for one in status["ports"]:
         print(f"status: {one['port']}: {one['reason']}, {one['count']} times heard")
     print(f"log: {lines} lines about it")
-    return 0 if waits and len(held) <= POOL - POOL // KEPT else 1
+    return 0 if waits and len(held) <= POOL - spared(POOL, Limits()) else 1
 
 
 def flood(macs: int) -> None:

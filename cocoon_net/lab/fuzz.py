@@ -115,7 +115,7 @@ class World:
     def start(self) -> None:
         """Read everything from the book, as after a kill."""
         bus = Bus()
-        self.table = Table(self.pool, self.book.leases())
+        self.table = Table(self.pool, self.book.leases(), self.book.returned())
         self.routes = Routes(bus, self.clock.now)
         self.routes.connect(self.kernel, [a for a, one in self.table.leases.items() if one.state is State.BOUND])
         guard = Guard(self.table, Limits(rate=0), bus.publish)

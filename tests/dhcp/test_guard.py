@@ -13,7 +13,7 @@ from cocoon_net import records
 from cocoon_net.dhcp import choice, wire
 from cocoon_net.dhcp.book import Book
 from cocoon_net.dhcp.decision import Decision, Reason, end
-from cocoon_net.dhcp.guard import CONTENDED, MUTE_AFTER, MUTE_FOR, QUIET, Guard
+from cocoon_net.dhcp.guard import CONTENDED, FEW, MUTE_AFTER, MUTE_FOR, QUIET, Guard
 from cocoon_net.dhcp.lease import State
 from cocoon_net.dhcp.limits import Limits
 from cocoon_net.dhcp.options import Code, MessageType
@@ -236,6 +236,13 @@ def test_within_its_share_a_port_may_use_the_last_eighth(pool: records.Pool) -> 
     assert acknowledged(bridge, "c", [200]) == 1
 
 
+def test_of_a_large_pool_a_port_gets_all_but_one_share(pool_of: Callable[..., records.Pool]) -> None:
+    bridge = Bridge(pool_of(200), ports="a b")
+    assert acknowledged(bridge, "a", range(300)) == 192
+    bridge.plug("c")
+    assert [acknowledged(bridge, port, [300 + number]) for number, port in enumerate("bc")] == [1, 1]
+
+
 def test_a_bridge_with_one_port_keeps_nothing_back(pool: records.Pool) -> None:
     bridge = Bridge(pool, ports="a")
     assert acknowledged(bridge, "a", range(20)) == 20
@@ -409,6 +416,17 @@ def test_who_speaks_alone_is_read_as_fast_as_it_goes(bridge: Bridge) -> None:
     guard.begin(CONTENDED + 1, bridge.now, bridge.ports)
     assert guard.admit("b")
     assert sum(guard.admit("a") for _ in range(5_000)) < 600, "from the first word of a neighbour on"
+
+
+def test_where_few_speak_nobody_is_held_to_a_rate(bridge: Bridge) -> None:
+    """Clients that lease one after the other behind one port keep no neighbour waiting."""
+    guard = bridge.guard
+    assert guard.admit("b")
+    for _ in range(1_000):
+        guard.begin(1.0, bridge.now, bridge.ports, FEW)
+        assert all(guard.admit("a") for _ in range(FEW))
+    guard.begin(1.1, bridge.now, bridge.ports, FEW + 1)
+    assert sum(guard.admit("a") for _ in range(5_000)) == 512, "and that did not use up what it may say at once"
 
 
 def test_zero_turns_the_rate_off(pool: records.Pool) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from cocoon_net import records
 from cocoon_net.dhcp import wire
+from cocoon_net.dhcp.book import Book, Note
 from cocoon_net.dhcp.decision import Reason
 from cocoon_net.dhcp.lease import Client, State
 from cocoon_net.dhcp.options import Code, MessageType
@@ -21,7 +22,7 @@ from cocoon_net.dhcp.reply import EVERYONE, Way, decide, destination, render
 from cocoon_net.dhcp.settings import Settings, Terms
 from cocoon_net.dhcp.table import Table
 from cocoon_net.events import LeaseBound, LeaseDeclined, LeaseReleased, LeaseRenewed, PoolExhausted
-from tests.dhcp.story import ALICE, BOB, CAROL, FIRST, OTHER_SERVER, SERVER, Story, packet
+from tests.dhcp.story import ALICE, BOB, CAROL, FIRST, NOW, OTHER_SERVER, SERVER, Story, packet
 
 DISCOVER, OFFER, REQUEST, DECLINE, ACK, NAK, RELEASE, INFORM = MessageType
 
@@ -408,7 +409,22 @@ def test_a_released_address_is_confirmed_to_who_selects_it_without_an_offer(stor
     assert story.say(REQUEST, BOB, server=SERVER, requested=mine).kind is ACK
 
 
-@pytest.mark.parametrize("how", ["its lease ran out", "it moved", "a restart", "it came back and ran out"])
+def test_after_a_restart_a_released_address_is_still_given_to_who_asks_for_it(story: Story, book: Book) -> None:
+    released, ended = story.bind(ALICE), story.bind(CAROL)
+    story.say(RELEASE, ALICE, ciaddr=released, server=SERVER)
+    story.table.put(story.table.leases[ended]._replace(state=State.COOLING))
+    leases = story.table.leases.values()
+    notes = [Note(NOW, released, "", "cooling", "released"), Note(NOW, ended, "", "cooling", "released")]
+    book.commit(leases, [*notes, Note(NOW, ended, "", "bound", "bound"), Note(NOW, ended, "", "cooling", "expired")])
+    assert book.returned() == {released}
+    story.table = Table(story.table.pool, leases, book.returned())
+    assert story.say(DISCOVER, BOB, requested=ended).address != ended, "it had a client again, whose lease ran out"
+    assert story.say(DISCOVER, BOB, requested=released).address == released
+    book.commit([story.table.leases[released]._replace(state=State.BOUND)], [])
+    assert book.returned() == set(), "it is leased"
+
+
+@pytest.mark.parametrize("how", ["its lease ran out", "it moved", "nobody wrote it down", "it came back and ran out"])
 def test_an_address_that_its_client_did_not_give_back_cools_before_another_client_gets_it(
     story: Story, how: str
 ) -> None:
@@ -419,7 +435,7 @@ def test_an_address_that_its_client_did_not_give_back_cools_before_another_clien
             story.wait(3601)
         case "it moved":
             assert story.say(REQUEST, ALICE, server=SERVER, requested=FIRST + 9).kind is ACK
-        case "a restart":
+        case "nobody wrote it down":
             story.say(RELEASE, ALICE, ciaddr=mine, server=SERVER)
             story.table = Table(story.table.pool, story.table.leases.values())
         case _:
