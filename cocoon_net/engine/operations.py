@@ -42,11 +42,14 @@ class Operations:
         self.guard = guard
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Make what is written inside one commit; a full or read-only disk becomes a StoreError."""
+    def transaction(self, eager: bool = False) -> Iterator[None]:
+        """Make what is written inside one commit; a full or read-only disk becomes a StoreError.
+
+        ``eager``: it has the writer's lock before its first look, for who reads first, beside other writers.
+        """
         self.guard()
         try:
-            with writing(self._db):
+            with writing(self._db) if eager else self._db.atomic():
                 yield
                 self.guard()  # now that nobody else can write: who slept up to here must not commit
         except sqlite3.Error as error:

@@ -106,7 +106,7 @@ def served(database: Database) -> None:
     journal = Journal(database)
     told = _told(journal)
     if told and not told["served"]:
-        with journal.transaction():
+        with journal.transaction(eager=True):
             _note(database, {**told, "served": True})
 
 
@@ -182,7 +182,7 @@ def _write(
     Such marks are there when it was us who made the node, and our database was lost since.
     """
     bridge = next((link.mac for link in kernel if link.name == BRIDGE), "")
-    with journal.transaction():
+    with journal.transaction(eager=True):
         run = journal.start(
             load("adopt", STEPS), spec, None, version=__version__, by="daemon, from the Go cocoon-net", now=now
         )
@@ -215,6 +215,6 @@ def _settle_pool(journal: Journal, pool: Record, now: datetime) -> None:
     """Enter the pool as made by us: the row of our database is, and goes when the node is torn down."""
     run = journal.latest("adopt")
     if run is not None:
-        with journal.transaction():
+        with journal.transaction(eager=True):
             journal.enter(run.id, "dhcp", now)
             journal.settle(run.id, "dhcp", [Row("dhcp", "pool", Origin.CREATED, pool)], {}, 0.0, now)
