@@ -102,7 +102,7 @@ class Bench:
         now, stage = int(time.time()), self._stage
         batch = Batch(self.table, now)
         with stage("admit"):
-            self.guard.begin(time.monotonic(), now, {PORT: 1})
+            self.guard.begin(time.monotonic(), now, {PORT: 1}, len(frames))
             for _ in frames:
                 self.guard.admit(PORT)
         with stage("unwrap"):

@@ -25,7 +25,6 @@ from cocoon_net.dhcp.guard import Guard
 from cocoon_net.dhcp.histogram import Histogram
 from cocoon_net.dhcp.lease import Lease
 from cocoon_net.dhcp.options import ACK, INFORM, OFFER, SAID
-from cocoon_net.dhcp.ports import BATCH
 from cocoon_net.dhcp.reply import Destination, destination, render
 from cocoon_net.dhcp.routes import PRESENT, Routes
 from cocoon_net.dhcp.table import Table
@@ -102,7 +101,7 @@ class Exchange:
         now, table = self._now(), self._table
         guard, trace, batch, received = self._guard, self.trace, Batch(table, now), self.received
         offered = 0
-        guard.begin(began, now, ports.present, len(frames), len(frames) >= BATCH)
+        guard.begin(began, now, ports.present, len(frames))
         asked: list[tuple[Decision, Packet]] = []
         for data, port in frames:
             if not guard.admit(port):

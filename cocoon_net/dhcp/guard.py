@@ -26,7 +26,7 @@ from fnmatch import fnmatchcase
 from cocoon_net.dhcp import choice, reply
 from cocoon_net.dhcp.decision import Decision, Reason, name, silence, when
 from cocoon_net.dhcp.lease import BOUND, COOLING, FREE, OFFERED
-from cocoon_net.dhcp.limits import Limits
+from cocoon_net.dhcp.limits import BATCH, Limits
 from cocoon_net.dhcp.table import Table
 from cocoon_net.dhcp.wire import ETHERNET, Packet
 from cocoon_net.events import Event, PortRefused
@@ -120,14 +120,12 @@ class Guard:
         self._shared = len(self._known) > 1
         """Whether there ever was a second port."""
 
-    def begin(
-        self, time: float, now: int, present: Mapping[str, int], frames: int = FEW + 1, backlog: bool = False
-    ) -> None:
+    def begin(self, time: float, now: int, present: Mapping[str, int], frames: int) -> None:
         """Start a batch of ``frames`` at ``time`` (monotonic) and ``now`` (Unix seconds); ``present``: the ports.
 
-        ``backlog``: more has come than the batch has taken, so that what one port sends keeps others waiting.
+        Where it is as many as a batch takes, more may have come, and what one port sends keeps others waiting.
         """
-        self._time, self._now, self._few, self._backlog = time, now, frames <= FEW, backlog
+        self._time, self._now, self._few, self._backlog = time, now, frames <= FEW, frames >= BATCH
         if present is not self._present:
             self._present = present
             self._shared = self._shared or len(present) > 1

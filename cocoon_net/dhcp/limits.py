@@ -1,8 +1,12 @@
-"""What one port of the bridge may have of the DHCP server while others want it, too; ``guard`` enforces it."""
+"""How much the DHCP server takes at once, and what one port may have of it while others want it, too (``guard``)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+BATCH = 256
+"""Frames taken per wake-up: one commit for all of them, and 10 ms of work at most. A relay's socket has room for about
+as many replies at once."""
 
 AT_ONCE = 16
 """Seconds' worth of its messages that a port may send at once."""

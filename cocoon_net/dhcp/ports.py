@@ -15,14 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from cocoon_net.dhcp import bulk, frame
 from cocoon_net.dhcp.bulk import Receiver, Sender
 from cocoon_net.dhcp.frame import CLIENT_PORT, EVERYBODY, SERVER_PORT
+from cocoon_net.dhcp.limits import BATCH
 from cocoon_net.dhcp.reply import DIRECT, RELAY, ROUTED, Destination
 from cocoon_net.dhcp.watch import Watch
 from cocoon_net.errors import CocoonError, NodeError, NodeTransient, Refused
 from cocoon_net.node import bpf
-
-BATCH = 256
-"""Frames taken per wake-up: one commit for all of them, and 10 ms of work at most. A relay's socket has room for about
-as many replies at once."""
 
 TOGETHER = 64
 """Replies handed to the kernel at once."""

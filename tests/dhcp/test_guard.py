@@ -15,7 +15,7 @@ from cocoon_net.dhcp.book import Book
 from cocoon_net.dhcp.decision import Decision, Reason, end
 from cocoon_net.dhcp.guard import CONTENDED, FEW, MUTE_AFTER, MUTE_FOR, QUIET, Guard
 from cocoon_net.dhcp.lease import State
-from cocoon_net.dhcp.limits import Limits
+from cocoon_net.dhcp.limits import BATCH, Limits
 from cocoon_net.dhcp.options import Code, MessageType
 from cocoon_net.dhcp.pool import Pool
 from cocoon_net.dhcp.reservation import Reservation
@@ -30,6 +30,7 @@ ALICE, BOB, EVE = (bytes.fromhex(f"5254000000{number:02x}") for number in (1, 2,
 SERVER = int(IPv4Address("172.20.100.1"))
 FIRST = int(IPv4Address("172.20.100.10"))
 NOW = 1_800_000_000
+MANY = FEW + 1
 
 
 class Bridge:
@@ -41,15 +42,15 @@ class Bridge:
         self.guard = Guard(self.table, limits or Limits(), self.told.extend)
         self.now = NOW
         self.ports = {name: index for index, name in enumerate(ports.split(), 10)}
-        self.guard.begin(0.0, NOW, self.ports)
+        self.guard.begin(0.0, NOW, self.ports, MANY)
 
     def unplug(self, *ports: str) -> None:
         self.ports = {name: index for name, index in self.ports.items() if name not in ports}
-        self.guard.begin(0.0, self.now, self.ports)
+        self.guard.begin(0.0, self.now, self.ports, MANY)
 
     def plug(self, port: str) -> None:
         self.ports = {**self.ports, port: 99}
-        self.guard.begin(0.0, self.now, self.ports)
+        self.guard.begin(0.0, self.now, self.ports, MANY)
 
     def say(
         self, port: str, kind: MessageType, mac: bytes = ALICE, source: bytes | None = None, **fields: Any
@@ -82,7 +83,7 @@ class Bridge:
                 self.table.withdraw(done.withdrawn)
             for change in done.changes:
                 self.table.put(change)
-        self.guard.begin(float(self.now - NOW), self.now, self.ports)
+        self.guard.begin(float(self.now - NOW), self.now, self.ports, MANY)
 
 
 def mac(number: int) -> bytes:
@@ -386,7 +387,7 @@ def test_a_restart_gives_no_second_share(bridge: Bridge) -> None:
     acknowledged(bridge, "b", [99])
     bridge.ports = {"a": 10}
     bridge.guard = Guard(bridge.table, Limits(), bridge.told.extend)
-    bridge.guard.begin(1.0, bridge.now, bridge.ports)
+    bridge.guard.begin(1.0, bridge.now, bridge.ports, MANY)
     assert bridge.bind("a", mac(30)).reason is Reason.CROWDED
 
 
@@ -402,18 +403,18 @@ def test_a_port_has_a_burst_then_its_rate_and_its_neighbour_all_of_its_own(bridg
     assert bridge.guard.admit("b")
     assert sum(bridge.guard.admit("a") for _ in range(1_000)) == 512
     assert sum(bridge.guard.admit("b") for _ in range(400)) == 400, "two hundred nested guests that boot together"
-    bridge.guard.begin(2.0, bridge.now, bridge.ports)
+    bridge.guard.begin(2.0, bridge.now, bridge.ports, MANY)
     assert sum(bridge.guard.admit("a") for _ in range(1_000)) == 64
 
 
 def test_who_speaks_alone_is_read_as_fast_as_it_goes(bridge: Bridge) -> None:
     guard = bridge.guard
     assert guard.admit("b")
-    guard.begin(CONTENDED - 0.1, bridge.now, bridge.ports)
+    guard.begin(CONTENDED - 0.1, bridge.now, bridge.ports, MANY)
     assert sum(guard.admit("a") for _ in range(5_000)) == 512, "its neighbour spoke a moment ago"
-    guard.begin(CONTENDED, bridge.now, bridge.ports)
+    guard.begin(CONTENDED, bridge.now, bridge.ports, MANY)
     assert all(guard.admit("a") for _ in range(5_000))
-    guard.begin(CONTENDED + 1, bridge.now, bridge.ports)
+    guard.begin(CONTENDED + 1, bridge.now, bridge.ports, MANY)
     assert guard.admit("b")
     assert sum(guard.admit("a") for _ in range(5_000)) < 600, "from the first word of a neighbour on"
 
@@ -425,7 +426,7 @@ def test_where_few_speak_nobody_is_held_to_a_rate(bridge: Bridge) -> None:
     for _ in range(1_000):
         guard.begin(1.0, bridge.now, bridge.ports, FEW)
         assert all(guard.admit("a") for _ in range(FEW))
-    guard.begin(1.1, bridge.now, bridge.ports, FEW + 1)
+    guard.begin(1.1, bridge.now, bridge.ports, MANY)
     assert sum(guard.admit("a") for _ in range(5_000)) == 512, "and that did not use up what it may say at once"
 
 
@@ -437,15 +438,15 @@ def test_zero_turns_the_rate_off(pool: records.Pool) -> None:
 
 def test_a_port_that_sends_more_than_a_batch_takes_is_held_to_its_rate(bridge: Bridge) -> None:
     """Its neighbours may be waiting behind it, unheard."""
-    bridge.guard.begin(1.0, bridge.now, bridge.ports, backlog=True)
+    bridge.guard.begin(1.0, bridge.now, bridge.ports, BATCH)
     assert sum(bridge.guard.admit("a") for _ in range(5_000)) == 512
-    bridge.guard.begin(1.1, bridge.now, bridge.ports)
+    bridge.guard.begin(1.1, bridge.now, bridge.ports, BATCH - 1)
     assert all(bridge.guard.admit("a") for _ in range(5_000))
 
 
 def test_the_only_port_of_a_bridge_keeps_nobody_waiting(pool: records.Pool) -> None:
     bridge = Bridge(pool, ports="a")
-    bridge.guard.begin(1.0, bridge.now, bridge.ports, backlog=True)
+    bridge.guard.begin(1.0, bridge.now, bridge.ports, BATCH)
     assert all(bridge.guard.admit("a") for _ in range(5_000))
 
 
@@ -464,7 +465,7 @@ def test_who_floods_is_muted_for_a_moment_and_then_heard_again(bridge: Bridge) -
 
 def test_a_flood_is_one_event_a_minute(bridge: Bridge) -> None:
     for second in range(2 * QUIET):
-        bridge.guard.begin(float(second), NOW + second, bridge.ports)
+        bridge.guard.begin(float(second), NOW + second, bridge.ports, MANY)
         bridge.guard.admit("b")
         for _ in range(300):
             bridge.guard.admit("a")
