@@ -108,6 +108,8 @@ class Guard:
         self._heard = self._others_heard = float("-inf")
         """When the port that spoke last was heard, and any other one."""
         self._few = self._backlog = False
+        self._spare = 0
+        """How many addresses stay free for ports that are plugged in later."""
         self._unmute = 0.0
         self.muted = 0
         """How often a port was muted, since the start."""
@@ -126,6 +128,7 @@ class Guard:
         Where it is as many as a batch takes, more may have come, and what one port sends keeps others waiting.
         """
         self._time, self._now, self._few, self._backlog = time, now, frames <= FEW, frames >= BATCH
+        self._spare = spared(len(self._table.pool.members), self.limits)
         if present is not self._present:
             self._present = present
             self._shared = self._shared or len(present) > 1
@@ -239,15 +242,13 @@ class Guard:
             state = self._meet(port)
         if not self.limits.addresses or state.trusted or address in state.addresses:
             return True
-        if self._shared:
-            table = self._table
-            left, most = table.free - 1, len(self._present) + spared(len(table.pool.members), self.limits)
-            if left < most:
-                lease = table.at(address)
-                # One that cools, or that another port's client did not take, counts like a free one.
-                takes = lease.state is FREE or (lease.state in (COOLING, OFFERED) and lease.mac != mac)
-                if takes and max(left, 0) < self._kept_from(port, state):
-                    return False
+        # Where more is left than could have to stay free, the accounts are not looked at.
+        if self._shared and self._table.free <= len(self._present) + self._spare:
+            lease = self._table.at(address)
+            # One that cools, or that another port's client did not take, counts like a free one.
+            takes = lease.state is FREE or (lease.state in (COOLING, OFFERED) and lease.mac != mac)
+            if takes and max(self._table.free - 1, 0) < self._kept_from(port, state):
+                return False
         state.addresses.add(address)
         return True
 
@@ -258,9 +259,7 @@ class Guard:
             return 0
         others = [(other, self._known.get(other)) for other in self._present if other != port]
         kept = sum(account is None or not self._count(other, account) for other, account in others)
-        if held < self.limits.addresses:
-            return kept
-        return max(kept, spared(len(self._table.pool.members), self.limits))
+        return kept if held < self.limits.addresses else max(kept, self._spare)
 
     def _count(self, port: str, state: _Port) -> int:
         """Strike off the account of ``port`` what it has no more, once a second; returns how many are left on it."""
