@@ -15,6 +15,9 @@ ANSWERED = 2
 _LOOKS = 16
 """At how many of the oldest offers is looked for one that may go to another client; few are for a reservation."""
 
+_RESTING = 64
+"""At how many of the addresses that have cooled longest is looked for one that may be given on."""
+
 
 def takes(table: Table, address: int, client: Client) -> bool:
     """Whether a client could have ``address`` now: nobody else has it, and no reservation says otherwise."""
@@ -76,6 +79,13 @@ def _untaken(table: Table, client: Client, now: int) -> int | None:
 def lapsed(table: Table, port: str, now: int) -> int | None:
     """Return an old offer of ``port`` that nobody took and that another client behind it may have, if there is one."""
     return next((one.address for one in _unkept(table) if one.port == port and now - one.since > ANSWERED), None)
+
+
+def rested(table: Table, port: str) -> int | None:
+    """Return a cooling address that was last used behind ``port``, else one that its client gave back."""
+    oldest, leases = list(islice(table.resting, _RESTING)), table.leases
+    own = next((address for address in oldest if leases[address].port == port), None)
+    return own if own is not None else next((address for address in oldest if address in table.returned), None)
 
 
 def _unkept(table: Table) -> Iterator[Lease]:

@@ -10,7 +10,8 @@ What limits a port protects its neighbours, and where there is none it is not li
 - addresses: a port always gets a first one, up to its share while every other port that holds none could still get one,
   and beyond its share while another one's share (of a small pool an eighth) would stay free besides; on a bridge that
   never had a second port nothing is kept back.
-- beyond that, an offer that a client of the port did not take goes to another one behind it.
+- beyond that, an offer that a client of the port did not take goes to another one behind it, and so does what rests
+  after one of them; what others gave back as well, while enough is left.
 - messages: where many come at once, a port is held to its rate while another one was heard within ten seconds, or,
   where there is another one, while more is waiting than one batch takes.
 
@@ -211,10 +212,10 @@ class Guard:
             if lease is not None and lease.state is BOUND and self._elsewhere(lease.port, port):
                 return self._refuse(Reason.FORGED, packet)
         if address and not self._shares(address, mac, port):
-            lapsed = choice.lapsed(table, port, now) if decision.offer is not None else None
-            if lapsed is None:
+            other = self._unmissed(mac, port, now) if decision.offer is not None else None
+            if other is None:
                 return self._refuse(Reason.CROWDED, packet)
-            return reply.offer(table, packet, lapsed, now)  # it costs nobody an address
+            return reply.offer(table, packet, other, now)
         return decision
 
     def findings(self, since: int) -> list[Finding]:
@@ -244,13 +245,24 @@ class Guard:
             return True
         # Where more is left than could have to stay free, the accounts are not looked at.
         if self._shared and self._table.free <= len(self._present) + self._spare:
-            lease = self._table.at(address)
+            lease, left = self._table.at(address), self._table.free - 1
             # One that cools, or that another port's client did not take, counts like a free one.
             takes = lease.state is FREE or (lease.state in (COOLING, OFFERED) and lease.mac != mac)
-            if takes and max(self._table.free - 1, 0) < self._kept_from(port, state):
+            if lease.state is COOLING:  # who needs one gets what cools, too; those that nobody had are kept
+                left += len(self._table.resting)
+            if takes and max(left, 0) < self._kept_from(port, state):
                 return False
         state.addresses.add(address)
         return True
+
+    def _unmissed(self, mac: bytes, port: str, now: int) -> int | None:
+        """Return an address that costs nobody one: an offer of ``port`` that nobody took, or what rests."""
+        found = choice.lapsed(self._table, port, now)
+        if found is None:
+            found = choice.rested(self._table, port)
+            if found is not None and not self._shares(found, mac, port):
+                return None
+        return found
 
     def _kept_from(self, port: str, state: _Port) -> int:
         """Return how many addresses have to stay free when ``port`` gets another one."""

@@ -348,6 +348,33 @@ def test_offers_of_a_port_that_nobody_took_go_to_who_asks_beyond_its_share(bridg
     assert bridge.table.free == free
 
 
+def test_what_rests_after_the_clients_of_a_port_goes_to_who_asks_beyond_its_share(bridge: Bridge) -> None:
+    """Guests that come and go: what is kept for others stays kept, and so does what cools after one of them."""
+    bobs = bridge.bind("b", BOB, more={51: bytes((0, 0, 0, 10))}).address
+    had = [bridge.bind("a", mac(number)).address for number in range(17)]
+    bridge.wait(11)
+    assert bridge.bind("a", EVE).reason is Reason.CROWDED, "what rests is its neighbour's, who did not give it back"
+    for number, address in enumerate(had):
+        bridge.say("a", MessageType.RELEASE, mac(number), ciaddr=address, server=SERVER)
+    again = [bridge.bind("a", mac(100 + number)) for number in range(18)]
+    assert [one.address for one in again] == [*had, 0], "the one that has rested longest first, and no others"
+    assert again[-1].reason is Reason.CROWDED
+    assert bridge.table.free == 2
+    assert bridge.bind("c", EVE).address not in (*had, bobs)
+
+
+def test_what_a_neighbour_gave_back_goes_to_who_asks_beyond_its_share_while_enough_is_left(bridge: Bridge) -> None:
+    theirs = [bridge.bind("b", mac(50 + number)).address for number in range(3)]
+    assert acknowledged(bridge, "a", range(20)) == 15
+    for number, address in enumerate(theirs):
+        bridge.say("b", MessageType.RELEASE, mac(50 + number), ciaddr=address, server=SERVER)
+    asked = bridge.say("a", MessageType.DISCOVER, mac(30), requested=theirs[1])
+    assert asked.address == theirs[1], "the one that it asks for"
+    assert [bridge.bind("a", mac(31 + number)).address for number in range(3)] == [theirs[0], theirs[2], 0]
+    assert bridge.table.free == 2
+    assert [bridge.bind(port, mac(40 + number)).kind for number, port in enumerate("bc")] == [MessageType.ACK] * 2
+
+
 def test_what_is_reserved_goes_to_nobody_else_of_its_port(bridge: Bridge, pool: records.Pool) -> None:
     first, second = (bridge.say("a", MessageType.DISCOVER, mac(number)).address for number in range(2))
     kept = [Reservation(mac(0), IPv4Address(first))]
