@@ -158,15 +158,31 @@ class Bus:
 
     def __init__(self, on_error: Callable[[Event, Exception], None] | None = None) -> None:
         self._listeners: dict[type[Event], list[Callable[[Any], None]]] = {}
+        self._counters: dict[type[Event], Callable[[type[Event]], bool]] = {}
         self._on_error = on_error
 
     def subscribe(self, kind: type[E_], listener: Callable[[E_], None]) -> None:
         """Call ``listener`` for every event of exactly ``kind``; ``Event`` itself means all of them."""
         self._listeners.setdefault(kind, []).append(listener)
+        for counted in list(self._counters) if kind is Event else [kind]:
+            self._counters.pop(counted, None)
 
     def hears(self, kind: type[Event]) -> bool:
         """Whether anybody listens to ``kind``: what nobody would hear need not be made."""
         return kind in self._listeners or Event in self._listeners
+
+    def count(self, kind: type[Event], counter: Callable[[type[Event]], bool]) -> None:
+        """Have ``counter`` asked before an event is made: True when it has counted it and nobody needs it made.
+
+        Counts only while ``kind`` has one listener: another one wants to hear of each.
+        """
+        if len(self._listeners.get(kind, ())) + len(self._listeners.get(Event, ())) == 1:
+            self._counters[kind] = counter
+
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether what has just happened is to be made an event and published; if not, it has been counted."""
+        counter = self._counters.get(kind)
+        return self.hears(kind) if counter is None else not counter(kind)
 
     def publish(self, events: Iterable[Event]) -> None:
         """Deliver ``events`` one after the other."""

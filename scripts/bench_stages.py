@@ -24,6 +24,7 @@ from cocoon_net.clock import SystemClock
 from cocoon_net.dhcp import frame, wire
 from cocoon_net.dhcp.batch import Batch
 from cocoon_net.dhcp.book import Book
+from cocoon_net.dhcp.exchange import tell
 from cocoon_net.dhcp.guard import Guard
 from cocoon_net.dhcp.limits import Limits
 from cocoon_net.dhcp.options import MessageType
@@ -130,7 +131,8 @@ class Bench:
         with stage("trace, events"):
             for decision, packet in zip(decisions, packets, strict=True):
                 self.trace.note(packet, decision, now)
-                self.bus.publish(decision.events)
+                if decision.changes:
+                    tell(self.bus, decision, now)
         return [decision.address for decision in decisions]
 
     @contextmanager

@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from cocoon_net.dhcp.book import Note
+from cocoon_net.dhcp.book import Line
 from cocoon_net.dhcp.decision import Decision, name
 from cocoon_net.dhcp.lease import BOUND, Lease
 from cocoon_net.dhcp.routes import PRESENT, Routes
 from cocoon_net.dhcp.table import Table
-from cocoon_net.dhcp.tuples import NEW
 from cocoon_net.errors import StoreError
 
 
 class Ledger(Protocol):
     """Where a batch is made durable: the Book."""
 
-    def commit(self, leases: Sequence[Lease], notes: Sequence[Note]) -> None:
+    def commit(self, leases: Sequence[Lease], notes: Sequence[Line]) -> None:
         """Write all or nothing. Raises StoreError."""
         ...
 
@@ -80,7 +79,7 @@ class Batch:
         leases = [table.leases[address] for address in self._before]
         if leases:
             notes = [
-                NEW(Note, (self._now, lease.address, name(lease.mac), lease.state._value_, decision.reason._value_))
+                (self._now, lease.address, name(lease.mac), lease.state._value_, decision.reason._value_)
                 for lease, decision in self._notes
             ]
             try:

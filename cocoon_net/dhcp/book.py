@@ -62,6 +62,10 @@ class Note(NamedTuple):
     reason: str
 
 
+Line = tuple[int, int, str, str, str]
+"""A Note, or the plain tuple of its fields, which sqlite3 reads in a quarter of the time."""
+
+
 class Book:
     """The tables ``leases``, ``pool`` and ``history`` of one database, written by the server's loop alone.
 
@@ -87,12 +91,12 @@ class Book:
             for address, state, ends, mac, since, client_id, hostname, port in self._connection.execute(_LEASES)
         ]
 
-    def commit(self, leases: Iterable[Lease], notes: Iterable[Note]) -> None:
+    def commit(self, leases: Iterable[Lease], notes: Iterable[Line]) -> None:
         """Make a batch durable, all of it or nothing: on return it has survived a power cut. Raises StoreError."""
         connection = self._connection
-        # Plain strings: sqlite3 looks for an adapter of everything else, 0.5 us each time.
+        # Plain strings and bytearrays: sqlite3 looks for an adapter of everything else, 0.5 us each time.
         rows = [
-            (address, state._value_, ends, mac.hex(":"), since, client_id, hostname, port)
+            (address, state._value_, ends, mac.hex(":"), since, bytearray(client_id), hostname, port)
             for address, state, ends, mac, since, client_id, hostname, port in leases
         ]
         began = time.perf_counter()

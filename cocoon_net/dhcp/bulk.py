@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+from functools import lru_cache
 from typing import Final
 
 LARGEST: Final = 4096
@@ -124,11 +125,13 @@ class Sender:
 _FAMILY: Final = struct.pack("@H", socket.AF_INET)
 
 
+@lru_cache(maxsize=256)
 def link(index: int, protocol: int) -> bytes:
     """Return the address of a link for a packet socket (packet(7))."""
     return _LINK.pack(socket.AF_PACKET, socket.htons(protocol), index, 0, 0, 0)
 
 
+@lru_cache(maxsize=256)
 def inet(address: int, port: int) -> bytes:
     """Return an IPv4 address and a port (ip(7))."""
     return _FAMILY + _INET.pack(port, address)

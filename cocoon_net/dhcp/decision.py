@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from ipaddress import IPv4Address
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cocoon_net.dhcp.lease import BOUND, COOLING, Client, Lease, State, Trigger, move
 from cocoon_net.dhcp.options import ACK, MessageType
@@ -47,6 +47,9 @@ class Reason(StrEnum):
     CROWDED = "the port has its share of addresses"
 
 
+RENEWED: Final = Reason.RENEWED
+
+
 class Decision(NamedTuple):
     """What to say, what to write down first, and what to tell the rest of the program afterwards.
 
@@ -68,6 +71,7 @@ class Decision(NamedTuple):
     withdrawn: int = 0
     """An offer to forget."""
     events: tuple[Event, ...] = ()
+    """Without that of a lease that was promised: ``promised`` makes it."""
 
 
 def silence(reason: Reason) -> Decision:
@@ -90,14 +94,21 @@ def bind(table: Table, address: int, client: Client, seconds: int, now: int, hos
         client.port,
     )
     lease = NEW(Lease, fields)
-    at, text, ip, until = when(now), name(mac), IPv4Address(address), when(now + seconds)
-    event = LeaseRenewed(at, ip, text, until) if renewed else LeaseBound(at, ip, text, until, lease.hostname)
-    reason = Reason.RENEWED if renewed else Reason.BOUND
+    reason = RENEWED if renewed else Reason.BOUND
     held = table.held(client)
     if held is None or held.address == address:
-        return NEW(Decision, (reason, ACK, address, seconds, (lease,), None, 0, (event,)))
+        return NEW(Decision, (reason, ACK, address, seconds, (lease,), None, 0, ()))
     left = leave(table, held, now)
-    return Decision(reason, ACK, address, seconds, (*left.changes, lease), events=(*left.events, event))
+    return Decision(reason, ACK, address, seconds, (*left.changes, lease), events=left.events)
+
+
+def promised(decision: Decision, now: int) -> LeaseBound | LeaseRenewed:
+    """Return the event of an ACK with a lease. Apart from the others, for a storm makes more of them than are told."""
+    lease = decision.changes[-1]
+    at, address, mac, until = when(now), IPv4Address(lease.address), name(lease.mac), when(lease.ends)
+    if decision.reason is RENEWED:
+        return LeaseRenewed(at, address, mac, until)
+    return LeaseBound(at, address, mac, until, lease.hostname)
 
 
 def leave(table: Table, lease: Lease, now: int) -> Decision:

@@ -20,7 +20,7 @@ from cocoon_net.dhcp import frame, wire
 from cocoon_net.dhcp.batch import Batch, Settled
 from cocoon_net.dhcp.book import Book
 from cocoon_net.dhcp.conflict import WAIT, Conflicts
-from cocoon_net.dhcp.decision import Decision, Reason, conflicting
+from cocoon_net.dhcp.decision import RENEWED, Decision, Reason, conflicting, promised
 from cocoon_net.dhcp.guard import Guard
 from cocoon_net.dhcp.histogram import Histogram
 from cocoon_net.dhcp.lease import Lease
@@ -30,7 +30,7 @@ from cocoon_net.dhcp.routes import PRESENT, Routes
 from cocoon_net.dhcp.table import Table
 from cocoon_net.dhcp.trace import Trace
 from cocoon_net.dhcp.wire import Packet
-from cocoon_net.events import Bus
+from cocoon_net.events import Bus, LeaseBound, LeaseRenewed
 
 _COMPLAIN_EVERY = 10.0
 
@@ -148,11 +148,11 @@ class Exchange:
                 self.decided[Reason.UNKEPT] += 1
                 trace.note(packet, decision, now, Reason.UNKEPT)
         self._flush(ports)
-        promised = sum(decision.kind is ACK for decision in told)
-        if promised:
-            self.ack_times.observe(self._clock.monotonic() - began, promised)
+        promises = sum(decision.kind is ACK for decision in told)
+        if promises:
+            self.ack_times.observe(self._clock.monotonic() - began, promises)
         for decision in told:
-            self._bus.publish(decision.events)
+            tell(self._bus, decision, now)
         return len(frames)
 
     def _speak(self, ports: Air, decision: Decision, packet: Packet) -> None:
@@ -218,3 +218,11 @@ class Exchange:
                     if lease.mac:
                         self.trace.change(lease.mac, lease.address, now, decision.reason)
         return settled
+
+
+def tell(bus: Bus, decision: Decision, now: int) -> None:
+    """Publish what a decision that holds has changed; a promise is made an event only where that will be told."""
+    if decision.events:
+        bus.publish(decision.events)
+    if decision.kind is ACK and bus.wants(LeaseRenewed if decision.reason is RENEWED else LeaseBound):
+        bus.publish((promised(decision, now),))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from socket import inet_ntoa
+from functools import lru_cache
 from typing import Final
 
 from cocoon_net.node.bpf import (
@@ -36,6 +36,10 @@ _PORTS: Final = struct.pack("!HH", SERVER_PORT, CLIENT_PORT)
 _UDP: Final = struct.Struct("!HHHH")
 _ETHERNET: Final = 14
 _MOD: Final = 0xFFFF
+_SNAME: Final = 44
+_OPTIONS: Final = 236
+_UNFILLED: Final = bytes(_OPTIONS - _SNAME)
+"""Where a message has the fields ``sname`` and ``file``, and what stands there if nobody fills them (RFC 2131 §2)."""
 
 _KERNEL = 0xFFFFF000  # SKF_AD_OFF, linux/filter.h
 _LINK_INDEX, _TAGGED = _KERNEL + 8, _KERNEL + 48  # SKF_AD_IFINDEX, SKF_AD_VLAN_TAG_PRESENT
@@ -113,15 +117,16 @@ def unwrap(frame: bytes) -> bytes | None:
         return None
     if int.from_bytes(frame[_ETHERNET : _ETHERNET + header]) % _MOD:  # a sum of all its words is 0xFFFF (RFC 791 §3.1)
         return None
-    _, _, length, checksum = _UDP.unpack_from(frame, start)
+    origin, target, length, checksum = _UDP.unpack_from(frame, start)
     if length < 8 or header + length > total:
         return None
-    end = start + length
+    payload = frame[start + 8 : start + length]
     if checksum:
         pseudo = int.from_bytes(frame[26:34]) + 17 + length
-        if checksum % _MOD != pseudo % _MOD and (_sum(frame[start:end]) + pseudo) % _MOD:
+        local = checksum % _MOD == pseudo % _MOD
+        if not local and (_sum(payload) + origin + target + length + checksum + pseudo) % _MOD:
             return None
-    return frame[start + 8 : end]
+    return payload
 
 
 def source(frame: bytes) -> int:
@@ -143,11 +148,23 @@ def wrap(payload: bytes, source_mac: bytes, target_mac: bytes, source: int, targ
     return head + payload
 
 
-def _sum(data: bytes) -> int:
-    value = int.from_bytes(data)
-    return (value << 8 if len(data) & 1 else value) % _MOD
+def _sum(payload: bytes) -> int:
+    """Sum the words of a message; ``sname`` and ``file``, most of its length, mostly are zeros and add nothing."""
+    if payload[_SNAME:_OPTIONS] == _UNFILLED:
+        payload = payload[:_SNAME] + payload[_OPTIONS:]
+    value = int.from_bytes(payload)
+    return (value << 8 if len(payload) & 1 else value) % _MOD
+
+
+_LAST: Final = tuple(map(str, range(256)))
 
 
 def dotted(address: int) -> str:
-    """Return an address as the socket module wants it."""
-    return inet_ntoa(address.to_bytes(4))
+    """Return an address as people write it."""
+    return _network(address >> 8) + _LAST[address & 0xFF]
+
+
+@lru_cache(maxsize=1024)
+def _network(octets: int) -> str:
+    """Return the first three octets, with their dots: a pool has few of them, and a storm a thousand addresses."""
+    return f"{octets >> 16}.{octets >> 8 & 0xFF}.{octets & 0xFF}."

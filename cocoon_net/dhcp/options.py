@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
 from cocoon_net import records
+from cocoon_net.dhcp import wire
 from cocoon_net.dhcp.wire import option
 
 
@@ -48,41 +49,30 @@ class Code(IntEnum):
     SUBNET_MASK = 1
     ROUTER = 3
     DNS = 6
-    HOSTNAME = 12
+    HOSTNAME = wire.HOSTNAME
     DOMAIN = 15
     MTU = 26
     BROADCAST_ADDRESS = 28
     NTP = 42
-    REQUESTED_ADDRESS = 50
-    LEASE_TIME = 51
-    MESSAGE_TYPE = 53
-    SERVER_ID = 54
-    PARAMETER_LIST = 55
+    REQUESTED_ADDRESS = wire.REQUESTED_ADDRESS
+    LEASE_TIME = wire.LEASE_TIME
+    MESSAGE_TYPE = wire.TYPE
+    SERVER_ID = wire.SERVER_ID
+    PARAMETER_LIST = wire.PARAMETER_LIST
     MESSAGE = 56
-    MAXIMUM_SIZE = 57
+    MAXIMUM_SIZE = wire.MAXIMUM_SIZE
     RENEWAL_TIME = 58
     REBINDING_TIME = 59
-    CLIENT_ID = 61
-    RAPID_COMMIT = 80
-    RELAY_AGENT = 82
+    CLIENT_ID = wire.CLIENT_ID
+    RAPID_COMMIT = wire.RAPID_COMMIT
+    RELAY_AGENT = wire.RELAY_AGENT
     IPV6_ONLY = 108
-    SUBNET_SELECTION = 118
+    SUBNET_SELECTION = wire.SUBNET_SELECTION
     SEARCH = 119
     ROUTES = 121
     MICROSOFT_ROUTES = 249
 
 
-# What each message is asked for, as plain names: to read one off its class takes longer than to look the option up.
-HOSTNAME: Final = Code.HOSTNAME
-REQUESTED_ADDRESS: Final = Code.REQUESTED_ADDRESS
-LEASE_TIME: Final = Code.LEASE_TIME
-SERVER_ID: Final = Code.SERVER_ID
-PARAMETER_LIST: Final = Code.PARAMETER_LIST
-MAXIMUM_SIZE: Final = Code.MAXIMUM_SIZE
-CLIENT_ID: Final = Code.CLIENT_ID
-RAPID_COMMIT: Final = Code.RAPID_COMMIT
-RELAY_AGENT: Final = Code.RELAY_AGENT
-SUBNET_SELECTION: Final = Code.SUBNET_SELECTION
 ACK: Final = MessageType.ACK
 INFORM: Final = MessageType.INFORM
 NAK: Final = MessageType.NAK

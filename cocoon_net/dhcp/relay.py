@@ -6,8 +6,7 @@ gets it back.
 
 from __future__ import annotations
 
-from cocoon_net.dhcp.options import Code
-from cocoon_net.dhcp.wire import Packet
+from cocoon_net.dhcp.wire import RELAY_AGENT, SUBNET_SELECTION, Packet
 
 LINK_SELECTION, SERVER_OVERRIDE = 5, 11
 """Sub-options of option 82: RFC 3527, RFC 5107."""
@@ -20,7 +19,7 @@ def link(packet: Packet) -> int:
     """
     chosen = _suboption(packet, LINK_SELECTION)
     if chosen is None:
-        chosen = packet.options.get(Code.SUBNET_SELECTION)
+        chosen = packet.options.get(SUBNET_SELECTION)
     if chosen is None or len(chosen) != 4:
         return packet.giaddr
     return int.from_bytes(chosen)
@@ -33,7 +32,7 @@ def server_of(packet: Packet, ours: int) -> int:
 
 
 def _suboption(packet: Packet, code: int) -> bytes | None:
-    data = packet.options.get(Code.RELAY_AGENT) if packet.giaddr else None
+    data = packet.options.get(RELAY_AGENT) if packet.giaddr else None
     if data is None:
         return None
     at = 0

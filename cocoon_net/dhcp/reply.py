@@ -15,29 +15,27 @@ from cocoon_net.dhcp import wire
 from cocoon_net.dhcp.choice import choose, takes
 from cocoon_net.dhcp.decision import Decision, Reason, bind, leave, name, release, silence, when
 from cocoon_net.dhcp.lease import BOUND, COOLING, FREE, OFFERED, Client, Lease, Trigger, move, owns
-from cocoon_net.dhcp.options import (
-    ACK,
+from cocoon_net.dhcp.options import ACK, MUST, NAK, OFFER, Code, MessageType
+from cocoon_net.dhcp.pool import Pool
+from cocoon_net.dhcp.relay import link, server_of
+from cocoon_net.dhcp.table import Table
+from cocoon_net.dhcp.tuples import NEW
+from cocoon_net.dhcp.wire import (
     CLIENT_ID,
+    ETHERNET,
     HOSTNAME,
     LEASE_TIME,
     MAXIMUM_SIZE,
-    MUST,
-    NAK,
-    OFFER,
     PARAMETER_LIST,
     RAPID_COMMIT,
     RELAY_AGENT,
     REQUESTED_ADDRESS,
     SERVER_ID,
+    SHORTEST_ID,
     SUBNET_SELECTION,
-    Code,
-    MessageType,
+    TYPE,
+    Packet,
 )
-from cocoon_net.dhcp.pool import Pool
-from cocoon_net.dhcp.relay import link, server_of
-from cocoon_net.dhcp.table import Table
-from cocoon_net.dhcp.tuples import NEW
-from cocoon_net.dhcp.wire import ETHERNET, SHORTEST_ID, TYPE, Packet
 from cocoon_net.events import LeaseDeclined, PoolExhausted
 
 LEAST_SIZE: Final = 576
@@ -210,7 +208,7 @@ def _meant(table: Table, packet: Packet) -> bool:
     return not server or server in (ours, server_of(packet, ours))
 
 
-def _address(packet: Packet, code: Code) -> int:
+def _address(packet: Packet, code: int) -> int:
     value = packet.options.get(code)
     return 0 if value is None else int.from_bytes(value)
 
@@ -226,7 +224,9 @@ _NOT_OF_A_NAME: Final = bytes(range(256)).translate(None, (string.ascii_letters 
 
 def _hostname(value: bytes | None) -> str:
     """Read option 12 as text that can stand in a log; RFC 2132 §3.14 allows no more than this."""
-    return "" if value is None else value.translate(None, _NOT_OF_A_NAME).decode()
+    if value is None:
+        return ""
+    return (value if value.isalnum() else value.translate(None, _NOT_OF_A_NAME)).decode()
 
 
 def render(decision: Decision, packet: Packet, pool: Pool) -> bytes:

@@ -135,12 +135,10 @@ class Routes:
         Nothing that we remember counts: the kernel is asked what it has. Raises WorldError.
         """
         self.disconnect()
-        for address in list(self._states):
-            self._move(address, RouteTrigger.LOSE)
+        self._move(list(self._states), RouteTrigger.LOSE)
         found = wire.present()
         self._wire, self.doubtful = wire, False
-        for address in found:
-            self._move(address, RouteTrigger.FIND)
+        self._move(found, RouteTrigger.FIND)
         failed = self.install([address for address in bound if address not in found])
         return failed | self.withdraw([address for address in found if address not in bound])
 
@@ -152,9 +150,7 @@ class Routes:
 
     def lose(self, addresses: Iterable[int]) -> None:
         """Take routes for gone: somebody else removed or replaced them."""
-        for address in addresses:
-            if self.state(address) is PRESENT:
-                self._move(address, RouteTrigger.LOSE)
+        self._move([address for address in addresses if self.state(address) is PRESENT], RouteTrigger.LOSE)
 
     def install(self, addresses: Iterable[int]) -> set[int]:
         """Have routes to ``addresses``; returns those that could not be had. Present ones cost nothing."""
@@ -169,24 +165,20 @@ class Routes:
     def _change(self, todo: list[int], trigger: RouteTrigger) -> set[int]:
         if not todo:
             return set()
-        for address in todo:
-            self._move(address, trigger)
+        self._move(todo, trigger)
         began = time.perf_counter()
         failures = self._ask(todo, trigger is RouteTrigger.INSTALL)
         self.times.observe(time.perf_counter() - began)
         at, events = self._now(), list[Event]()
         happened = RouteInstalled if trigger is RouteTrigger.INSTALL else RouteWithdrawn
         heard = self._bus.hears(happened)
-        for address in todo:
-            code = failures.get(address)
-            if code is None:
-                self._move(address, RouteTrigger.CONFIRM)
-                if heard:
-                    events.append(happened(at, IPv4Address(address)))
-            else:
-                self._move(address, RouteTrigger.FAIL)
-                self.failures += 1
-                events.append(RouteFailed(at, IPv4Address(address), code))
+        done = [address for address in todo if address not in failures] if failures else todo
+        self._move(done, RouteTrigger.CONFIRM)
+        self._move(failures, RouteTrigger.FAIL)
+        self.failures += len(failures)
+        if heard:
+            events.extend(happened(at, IPv4Address(address)) for address in done)
+        events.extend(RouteFailed(at, IPv4Address(address), code) for address, code in failures.items())
         self._bus.publish(events)
         return set(failures)
 
@@ -200,12 +192,23 @@ class Routes:
             self.doubt()
             return dict.fromkeys(todo, errno.EIO)
 
-    def _move(self, address: int, trigger: RouteTrigger) -> None:
-        state = self.state(address)
-        target = ROUTE_MOVES.get((state, trigger))
-        if target is None:
-            raise InvariantError(f"a route that is {state} cannot {trigger}")
-        if target is ABSENT:
-            self._states.pop(address, None)
-        else:
-            self._states[address] = target
+    def _move(self, addresses: Collection[int], trigger: RouteTrigger) -> None:
+        """Move routes; the machine is asked once for all that are in the same state. Raises InvariantError."""
+        states = self._states
+        before: RouteState | None = None
+        target = ABSENT
+        for address in addresses:
+            state = states.get(address, ABSENT)
+            if state is not before:
+                before, target = state, _move(state, trigger)
+            if target is ABSENT:
+                del states[address]
+            else:
+                states[address] = target
+
+
+def _move(state: RouteState, trigger: RouteTrigger) -> RouteState:
+    target = ROUTE_MOVES.get((state, trigger))
+    if target is None:
+        raise InvariantError(f"a route that is {state} cannot {trigger}")
+    return target

@@ -103,8 +103,6 @@ class Table:
         """Write a lease down; an offer of the same address, or to the same client once bound, has served its turn."""
         address, state = lease.address, lease.state
         old = self.leases.get(address)
-        if address in self.offers and state is not FREE:
-            self.withdraw(address)
         self.leases[address] = lease
         if old is None:
             self._name(lease)
@@ -126,7 +124,10 @@ class Table:
                 if old is not None and _given_back(old, lease):
                     self.returned.add(address)
             self.counts[state] += 1
-            self.unused.pop(address, None)
+            if address in self.offers:  # and so not among the unused
+                self._forget(address)
+            else:
+                self.unused.pop(address, None)
             self.remind(address, lease.ends)
             if state is BOUND:
                 given = self._offered.get((lease.mac, lease.client_id))
@@ -196,7 +197,8 @@ class Table:
             self._offered_port[lease.port, lease.client_id] = lease.address
         self.lease_times[lease.address] = seconds
         self.unused.pop(lease.address, None)
-        self.resting.pop(lease.address, None)
+        if self.resting:
+            self.resting.pop(lease.address, None)
         self.remind(lease.address, lease.ends)
         self.counts[OFFERED] = len(self.offers)
 
@@ -205,9 +207,18 @@ class Table:
 
         A client whose REQUEST comes late then still finds it free.
         """
-        offer = self.offers.pop(address, None)
-        if offer is None:
+        if address not in self.offers:
             return
+        self._forget(address)
+        lease = self.leases.get(address)
+        if lease is None or lease.state is FREE:
+            self._queue(address)
+        elif lease.state is COOLING:
+            self._rest(address)
+
+    def _forget(self, address: int) -> None:
+        """Strike off an offer; where its address goes then is the caller's."""
+        offer = self.offers.pop(address)
         del self.lease_times[address]
         del self._offered[offer.mac, offer.client_id]
         if self._offered_mac.get(offer.mac) == address:
@@ -215,11 +226,6 @@ class Table:
         if offer.client_id and self._offered_port.get((offer.port, offer.client_id)) == address:
             del self._offered_port[offer.port, offer.client_id]
         self.counts[OFFERED] = len(self.offers)
-        lease = self.leases.get(address)
-        if lease is None or lease.state is FREE:
-            self._queue(address)
-        elif lease.state is COOLING:
-            self._rest(address)
 
     @property
     def free(self) -> int:

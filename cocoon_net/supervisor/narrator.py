@@ -72,6 +72,8 @@ class Narrator:
         self._feed = feed or Feed()
         for kind in (Event,) if verbose else _TOLD:
             bus.subscribe(kind, self._take)
+        for promise in (LeaseBound, LeaseRenewed):
+            bus.count(promise, self._counted)
 
     def start(self) -> None:
         """Begin to write."""
@@ -86,9 +88,9 @@ class Narrator:
     def _take(self, event: Event) -> None:
         kind = type(event)
         if kind is LeaseBound or kind is LeaseRenewed:
-            self.acknowledged += 1
-            if kind is LeaseRenewed and not (self._verbose or self._feed.heard):
+            if self._counted(kind):
                 return
+            self.acknowledged += 1
         if isinstance(event, RouteFailed):
             if self._refusals.note(event, time.monotonic()):
                 self._pending.append(event)  # however many wait: there is one for each reason
@@ -96,6 +98,20 @@ class Narrator:
             self._pending.append(event)
         else:
             self._unwritten[_KINDS.get(kind, kind.__name__)] += 1
+        self._wake()
+
+    def _counted(self, kind: type[Event]) -> bool:
+        """Whether a promise gets no line of its own, and is counted: a storm's need not even be made events."""
+        unheard = kind is LeaseRenewed and not (self._verbose or self._feed.heard)
+        if not unheard:
+            if len(self._pending) < PENDING:
+                return False
+            self._unwritten[_KINDS[kind]] += 1
+            self._wake()
+        self.acknowledged += 1
+        return True
+
+    def _wake(self) -> None:
         if self._asleep:
             self._asleep = False
             self._happened.set()

@@ -15,7 +15,7 @@ import pytest
 from cocoon_net import records
 from cocoon_net.dhcp import wire
 from cocoon_net.dhcp.book import Book, Note
-from cocoon_net.dhcp.decision import Reason
+from cocoon_net.dhcp.decision import Reason, promised
 from cocoon_net.dhcp.lease import Client, State
 from cocoon_net.dhcp.options import Code, MessageType
 from cocoon_net.dhcp.reply import EVERYONE, Way, decide, destination, render
@@ -235,7 +235,7 @@ def test_selecting_binds_what_was_offered(story: Story) -> None:
     decision = story.say(REQUEST, server=SERVER, requested=offered)
     assert (decision.kind, decision.address, decision.seconds) == (ACK, offered, 3600)
     assert [lease.state for lease in decision.changes] == [State.BOUND], "there is something to commit first"
-    assert isinstance(decision.events[0], LeaseBound)
+    assert isinstance(promised(decision, story.now), LeaseBound)
 
 
 @pytest.mark.parametrize("state", ["renewing", "rebinding"])
@@ -245,7 +245,7 @@ def test_renewing_and_rebinding_extend_the_lease(story: Story, state: str) -> No
     decision = story.say(REQUEST, ciaddr=mine)
     assert (decision.kind, decision.address) == (ACK, mine)
     assert decision.changes[0].ends == story.now + 3600
-    assert isinstance(decision.events[0], LeaseRenewed)
+    assert isinstance(promised(decision, story.now), LeaseRenewed)
 
 
 def test_renewing_an_address_that_went_to_somebody_else_is_refused(pool_of: Callable[..., records.Pool]) -> None:

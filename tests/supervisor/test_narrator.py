@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
-from cocoon_net.events import Bus, LeaseBound, LeaseReleased, LeaseRenewed, PoolExhausted, RouteFailed, RouteInstalled
+from cocoon_net.events import (
+    Bus,
+    Event,
+    LeaseBound,
+    LeaseReleased,
+    LeaseRenewed,
+    PoolExhausted,
+    RouteFailed,
+    RouteInstalled,
+)
 from cocoon_net.lab.patience import eventually
 from cocoon_net.supervisor import narrator, refusals
 from cocoon_net.supervisor.narrator import Narrator
@@ -60,6 +69,38 @@ def test_what_is_only_for_debugging_costs_no_line_that_matters(monkeypatch: pyte
         assert out == told
         out.clear()
     logger.remove(handler)
+
+
+def test_promises_that_no_line_tells_are_counted_and_not_made(
+    lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(narrator, "PENDING", 2)
+    bus = Bus()
+    teller = Narrator(bus)
+    made = 0
+    for number in range(5):
+        if bus.wants(LeaseBound):
+            made += 1
+            bus.publish([LeaseBound(NOW, A + number, MAC, NOW)])
+    assert not bus.wants(LeaseRenewed), "nobody follows them, and at this level they are no line"
+    assert (made, teller.acknowledged) == (2, 6)
+    teller.start()
+    teller.stop()
+    assert lines == ["lease bound", "lease bound", "too fast to be written one by one: 3 leases bound"]
+
+
+def test_who_else_listens_hears_every_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(narrator, "PENDING", 0)
+    for kind in (LeaseBound, Event):
+        bus = Bus()
+        Narrator(bus)
+        assert not bus.wants(LeaseBound)
+        bus.subscribe(kind, lambda event: None)
+        assert bus.wants(LeaseBound)
+        bus = Bus()
+        bus.subscribe(kind, lambda event: None)
+        Narrator(bus)
+        assert bus.wants(LeaseBound)
 
 
 def test_while_nothing_happens_it_sleeps_and_the_first_event_wakes_it(
