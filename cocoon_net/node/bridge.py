@@ -96,7 +96,8 @@ def plug(unplugged: Collection[tuple[int, int]]) -> list[str] | None:
 
     ``unplugged`` are links and the bridge that each left. One that left the bridge that stands now was taken out of it
     by somebody; one whose bridge is gone was a guest's, and nobody else plugs it in again: a tap learns of its bridge
-    when the VM starts. None while no bridge stands: to be asked again. Raises Refused, NodeError.
+    when the VM starts. All are plugged in at once: killed in between would leave a bridge that looks as if it had its
+    guests. None while no bridge stands: to be asked again. Raises Refused, NodeError.
     """
     bridge = _standing()
     if not bridge:
@@ -104,8 +105,7 @@ def plug(unplugged: Collection[tuple[int, int]]) -> list[str] | None:
     ports = {port for port, left in unplugged if left != bridge}
     lost = [link for link in netlink.links() if link.index in ports and not link.master] if ports else []
     try:
-        for link in lost:
-            netlink.plug(link.index, bridge, name=link.name)
+        netlink.plug(lost, bridge)
     except NodeError:
         if _standing() == bridge:
             raise

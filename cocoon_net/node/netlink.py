@@ -1,7 +1,7 @@
 """The kernel's links, addresses and neighbours over rtnetlink: what an errno means.
 
-They are listed by ``rtnetlink``, in the network namespace of whoever asks, and changed through ``iproute``. Routes of
-leases go another way: ``routewire``.
+They are listed by ``rtnetlink``, in the network namespace of whoever asks, and changed through ``iproute``, but for
+ports that are plugged in together. Routes of leases go another way: ``routewire``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface
@@ -24,7 +24,7 @@ from cocoon_net.node.rtnetlink import ATTRIBUTE, attributes
 _PASSING = frozenset({errno.EAGAIN, errno.EBUSY, errno.EEXIST, errno.EINTR, errno.ENOBUFS, errno.ENODEV, errno.ENXIO})
 _AGAIN = "it passes as a rule and is tried again; if it stays, `dmesg` and `ip -d link` may say more"
 _IFF_UP = 1
-_GETLINK, _GETADDR, _GETNEIGH = 18, 22, 30
+_GETLINK, _SETLINK, _GETADDR, _GETNEIGH = 18, 19, 22, 30
 _LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
 _ADDRESS = struct.Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, scope, index
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")  # ndmsg: family, index, state, flags, type
@@ -138,10 +138,17 @@ def set_link(
         _change(wanted, lambda ipr: ipr.link("set", index=index, **changes))
 
 
-def plug(index: int, bridge: int, *, name: str = "") -> None:
-    """Make a link a port of a bridge; one that is gone stays so. Raises Refused, NodeError."""
-    gone = {errno.ENODEV: None, errno.ENXIO: None}
-    _change(f"plug {name or f'link {index}'} in", lambda ipr: ipr.link("set", index=index, master=bridge), empty=gone)
+def plug(links: Sequence[KernelLink], bridge: int) -> None:
+    """Make links ports of a bridge; one that is gone stays so. Raises Refused, NodeError for the first that failed.
+
+    All of them are by the time that it returns, or none when its process is killed before: no half of them is left out.
+    """
+    master = ATTRIBUTE.pack(8, _MASTER) + struct.pack("=I", bridge)
+    wanted = [_LINK.pack(0, 0, link.index, 0, 0) + master for link in links]
+    refused = _ask(f"plug {len(links)} links in", partial(rtnetlink.change, _SETLINK, wanted))
+    for place, code in refused.items():
+        if code not in (errno.ENODEV, errno.ENXIO):
+            raise refusal(code, f"plug {links[place].name} in")
 
 
 def delete_link(index: int, *, name: str = "") -> None:

@@ -20,14 +20,12 @@ from cocoon_net.node.netlink import failure
 from cocoon_net.node.rtnetlink import (
     ACK,
     ATTRIBUTE,
-    ERRNO,
-    ERROR,
     HEADER,
     REQUEST,
     SOL_NETLINK,
     ask,
     connect,
-    messages,
+    refused,
 )
 from cocoon_net.records import ROUTE_PROTOCOL
 
@@ -140,18 +138,12 @@ class RouteWire:
             raise failure(error, f"change {len(batch)} routes") from error
 
     def _answers(self, batch: Sequence[int], first: int, deleting: bool) -> dict[int, int]:
-        """Read until the last message of the batch is answered."""
-        failures: dict[int, int] = {}
-        last = first + len(batch) - 1
-        while True:
-            for kind, _, sequence, _, body in messages(self._socket.recv(1 << 16)):
-                if kind != ERROR or not first <= sequence <= last:
-                    continue
-                code = -ERRNO.unpack_from(body)[0]
-                if code and not (deleting and code == errno.ESRCH):
-                    failures[batch[sequence - first]] = code
-                if sequence == last:
-                    return failures
+        """Read until the last message of the batch is answered; to delete what is not there is no failure."""
+        return {
+            batch[sequence - first]: code
+            for sequence, code in refused(self._socket, first, first + len(batch) - 1).items()
+            if not (deleting and code == errno.ESRCH)
+        }
 
     def _reopen(self) -> None:
         self._socket.close()

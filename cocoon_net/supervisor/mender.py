@@ -22,6 +22,11 @@ from cocoon_net.node.notices import Notices, Stir, Topic
 GATHER = 0.05
 """Seconds that are waited for what belongs to the same change: taking a link down is told in several notices."""
 
+LEAVING, LONGEST = 0.01, 1.0
+"""Seconds without another port that left its bridge until all have, and how long that is waited for at most.
+
+The kernel takes 60 ms for 250 ports of a bridge that is deleted."""
+
 REST = 0.2
 """Seconds between two looks at the least."""
 
@@ -91,8 +96,7 @@ class Mender:
                 stir = left | self._notices.wait(AGAIN if left else IDLE)
                 if not stir:
                     continue
-                self._stopping.wait(GATHER)
-                left = stir | self._notices.wait(0.0)
+                left = self._gathered(stir)
                 done = self._mend(left, self._stopping)
             except CocoonError as error:
                 logger.warning("{}", error.told)
@@ -108,3 +112,17 @@ class Mender:
             if pause == TRUCE:
                 logger.warning("somebody undoes what is put right: from now on once each {:g} s", TRUCE)
             self._stopping.wait(pause)
+
+    def _gathered(self, stir: Stir) -> Stir:
+        """Return a change with what belongs to it; ports that leave a bridge are to be plugged in again together."""
+        self._stopping.wait(GATHER)
+        now = until = time.monotonic()
+        longest = now + LONGEST
+        while True:
+            more = self._notices.wait(max(until - now, 0.0))
+            now = time.monotonic()
+            stir |= more
+            if more.unplugged:
+                until = min(now + LEAVING, longest)
+            if now >= until:
+                return stir

@@ -5,16 +5,25 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cocoon_net.dhcp.book import Book
+from cocoon_net.dhcp.lease import Lease, State
+from cocoon_net.lab.namespace import inside
 from cocoon_net.lab.station import pinged
 from cocoon_net.locks import AUDIT, locked
+from cocoon_net.node import netlink, rtnetlink
+from cocoon_net.store import open_database
 from tests.audit.conftest import SPEC
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -96,6 +105,59 @@ def test_a_bridge_that_was_deleted_while_nobody_served_has_its_guests_again(node
         assert "master" not in node.ip("link", "show", "tap8")
     finally:
         subprocess.run(["ip", "netns", "del", f"{node.name}-tap8"], check=True)
+
+
+@contextlib.contextmanager
+def taps(node: Any, number: int) -> Iterator[list[str]]:
+    """Plug so many taps in that bound leases name; nobody serves meanwhile."""
+    names = [f"tap{n}" for n in range(number)]
+    first = int(IPv4Address("172.20.100.200"))
+    leases = [
+        Lease(first + n, State.BOUND, 2**32, bytes((2, 0, 0, 0, 1, n)), port=name) for n, name in enumerate(names)
+    ]
+    with contextlib.closing(open_database(node.home / "state" / "cocoon-net.db")) as database:
+        Book(database).commit(leases, [])
+        try:
+            for name in names:
+                node.ip("link", "add", name, "type", "veth", "peer", "name", f"{name}-peer")
+                node.ip("link", "set", name, "master", "cni0", "up")
+            yield names
+        finally:
+            for name in names:
+                node.ip("link", "del", name)
+            database.execute("DELETE FROM leases WHERE address >= ?", [first])
+            database.conn.commit()
+
+
+def kill_at_the_first_tap(node: Any, ear: socket.socket, before: int) -> None:
+    """Kill the daemon when the first port is plugged into another bridge than that of number ``before``."""
+    while True:
+        for told in rtnetlink.messages(ear.recv(1 << 16)):
+            link = netlink.read_link(told.body)
+            if link.name.startswith("tap") and link.master not in (0, before):
+                os.kill(node.daemon, signal.SIGKILL)
+                return
+
+
+@pytest.mark.parametrize("lives", [True, False], ids=["it lives", "it comes up"])
+def test_a_daemon_that_is_killed_while_it_plugs_guests_in_leaves_none_of_them_out(node: Any, lives: bool) -> None:
+    """The next one finds a bridge with ports, and takes who is not one of them for taken out."""
+    with taps(node, 30) as names, inside(node.space), rtnetlink.connect() as ear, ThreadPoolExecutor(1) as pool:
+        ear.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
+        ear.setsockopt(rtnetlink.SOL_NETLINK, 1, 1)  # NETLINK_ADD_MEMBERSHIP, RTNLGRP_LINK
+        before = next(link.index for link in netlink.links() if link.name == "cni0")
+        if not lives:
+            node.ip("link", "del", "cni0")
+        killed = pool.submit(kill_at_the_first_tap, node, ear, before)
+        with contextlib.suppress(TimeoutError), node.auditing(every="3600"):  # TimeoutError: it did not come to serve
+            if lives:
+                node.ip("link", "del", "cni0")
+            killed.result(20)
+        killed.result(1)
+        with node.auditing(every="3600"):
+            bridge = next(link.index for link in netlink.links() if link.name == "cni0")
+            assert bridge != before
+            assert set(names) <= {link.name for link in netlink.links() if link.master == bridge}
 
 
 def test_a_run_at_work_is_not_interfered_with(node: Any, eventually: Any) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Interface
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cocoon_net.engine.model import Change, Origin, Row, Verb
-from cocoon_net.errors import Unsupported
-from cocoon_net.node import netlink
+from cocoon_net.errors import NodeError, Unsupported
+from cocoon_net.node import netlink, rtnetlink
 from cocoon_net.node.bridge import NO_ADDRESS, Bridges, plug
+from cocoon_net.node.netlink import KernelLink
 from cocoon_net.node.routewire import RouteWire, routes
 from cocoon_net.records import BRIDGE, Bridge
 
@@ -188,9 +193,59 @@ def test_a_bridge_that_goes_under_our_hands_is_no_bridge(namespace: Any, monkeyp
     namespace.ip("link add cni0 type bridge")
     real = netlink.plug
 
-    def gone(port: int, bridge: int, *, name: str = "") -> None:
+    def gone(links: Sequence[KernelLink], bridge: int) -> None:
         namespace.ip("link del cni0")
-        real(port, bridge, name=name)
+        real(links, bridge)
 
     monkeypatch.setattr(netlink, "plug", gone)
     assert plug([(index(namespace, "tap1"), 4711)]) is None
+
+
+def test_a_link_that_cannot_be_a_port_keeps_no_other_out(namespace: Any) -> None:
+    namespace.ip("link add tap1 type veth peer name tap1-peer")
+    namespace.ip("link add cni0 type bridge")
+    with pytest.raises(NodeError, match="cannot plug lo in: Invalid argument"):
+        plug([(index(namespace, name), 4711) for name in ("lo", "tap1")])
+    assert "master cni0" in namespace.ip("link show tap1")
+
+
+def test_a_link_that_went_meanwhile_is_no_error(namespace: Any) -> None:
+    namespace.ip("link add cni0 type bridge")
+    netlink.plug([KernelLink(4712, "tap1", "", 1500, True)], index(namespace, "cni0"))
+
+
+def test_without_the_capability_nobody_plugs_in(namespace: Any, powerless: Callable[[str], str]) -> None:
+    for words in ("link add tap1 type veth peer name tap1-peer", "link add cni0 type bridge"):
+        namespace.ip(words)
+    said = powerless(
+        "from cocoon_net.errors import Refused\n"
+        "from cocoon_net.node import netlink\n"
+        "from cocoon_net.node.bridge import plug\n"
+        "try: plug([(link.index, 4711) for link in netlink.links() if link.name == 'tap1'])\n"
+        "except Refused as error: print(error.told)\n"
+    )
+    assert said.startswith("cannot plug tap1 in: Operation not permitted") and "CAP_NET_ADMIN" in said
+
+
+PORTS = 200
+
+
+def test_who_is_killed_while_it_plugs_guests_in_leaves_none_of_them_out(namespace: Any) -> None:
+    """Otherwise the next start would find a bridge with ports, and take those that are missing for taken out."""
+    made = "".join(f"link add tap{n} type veth peer name peer{n}\n" for n in range(PORTS))
+    namespace.run("ip", "-batch", "-", given=f"link add cni0 type bridge\n{made}")
+    bridge = index(namespace, "cni0")
+    code = (
+        "import time; from cocoon_net.node import netlink; from cocoon_net.node.bridge import plug\n"
+        "plug([(link.index, 4711) for link in netlink.links() if link.name.startswith('tap')]); time.sleep(60)\n"
+    )
+    with rtnetlink.connect() as ear:
+        ear.setsockopt(rtnetlink.SOL_NETLINK, 1, 1)  # NETLINK_ADD_MEMBERSHIP, RTNLGRP_LINK
+        with subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2]) as process:
+            while not any(
+                netlink.read_link(told.body).master == bridge for told in rtnetlink.messages(ear.recv(1 << 16))
+            ):
+                pass
+            process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert sum(link.master == bridge for link in netlink.links()) == PORTS

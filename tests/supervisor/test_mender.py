@@ -6,6 +6,8 @@ import contextlib
 import threading
 import time
 from collections import deque
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import pytest
@@ -79,6 +81,31 @@ def test_a_tug_of_war_is_not_fought_without_end() -> None:
 
 def test_what_comes_together_is_looked_at_together() -> None:
     assert listening(Ear(LINK, RULES)) == [LINK | RULES]
+
+
+def test_ports_that_leave_their_bridge_one_after_the_other_are_looked_at_together() -> None:
+    left = [Stir(frozenset((Topic.LINK,)), unplugged=frozenset(((port, 2),))) for port in range(50)]
+    told = [notice for one in left for notice in (one, Stir())]  # of what is not ours the ear hears nothing
+    assert listening(Ear(LINK, *told), seconds=3.0) == [LINK | reduce(or_, left)]
+
+
+def test_ports_that_never_stop_leaving_keep_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mender, "LONGEST", 0.05)
+    one, begun = Stir(frozenset((Topic.LINK,)), unplugged=frozenset(((3, 2),))), threading.Event()
+
+    class Restless(Ear):
+        def wait(self, seconds: float) -> Stir:
+            time.sleep(0.001)
+            return one
+
+    def mend(stir: Stir, stopping: threading.Event) -> Mended:
+        begun.set()
+        return frozenset()
+
+    restless = Mender(Restless(), mend)  # type: ignore[arg-type]
+    restless.start()
+    assert begun.wait(2.0)
+    restless.stop()
 
 
 def test_what_is_put_off_is_not_forgotten_and_takes_in_what_comes_meanwhile() -> None:
