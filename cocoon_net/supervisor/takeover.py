@@ -215,6 +215,6 @@ def _settle_pool(journal: Journal, pool: Record, now: datetime) -> None:
     """Enter the pool as made by us: the row of our database is, and goes when the node is torn down."""
     run = journal.latest("adopt")
     if run is not None:
-        with journal.transaction(eager=True):
+        with journal.transaction():
             journal.enter(run.id, "dhcp", now)
             journal.settle(run.id, "dhcp", [Row("dhcp", "pool", Origin.CREATED, pool)], {}, 0.0, now)
