@@ -20,7 +20,7 @@ from cocoon_net.records import Instance
 from cocoon_net.site import Site
 from cocoon_net.spec import Spec
 from cocoon_net.steps import NODE, STEPS
-from cocoon_net.steps.node import renamed
+from cocoon_net.steps.node import renamed, settings
 from cocoon_net.stop import Stop
 from cocoon_net.store import open_database
 
@@ -67,7 +67,7 @@ class World:
         return {
             "links": Links(),
             "bridge": Bridges(),
-            "sysctl": Sysctls(),
+            "sysctl": Sysctls(settings),
             "routes": Routes(),
             "firewall": Firewall(),
             "cni": Files({self._site.conflist.name: self._site.conflist}, ours=True),  # the name is our mark

@@ -225,10 +225,9 @@ class Audit:
     # What no step wants
 
     def _look_at_others(self) -> None:
-        links = [BRIDGE, *settled_links(self._cx)]
         with self._notes.area("rules of others") as found:
             save = self._iptables_save()
-            found += checks.foreign_rules(save, checks.read_nft(), self._cx.spec.subnet, links)
+            found += checks.foreign_rules(save, checks.read_nft(), self._cx.spec.subnet, settled_links(self._cx))
         with self._notes.area("dhcp port") as found:
             found += checks.port_taken(checks.read_port_owners(), self._wishes.daemon)
         with self._notes.area("leases") as found:

@@ -6,12 +6,12 @@ The effective rp_filter of a link is the greater of ``all`` and its own (ip-sysc
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from cocoon_net.engine.model import Call, Change, Context, Seen, Verb, Via
 from cocoon_net.errors import CocoonError, InvariantError, NodeError, NodeTransient, Refused
-from cocoon_net.records import BRIDGE, IP_FORWARD, Link, Sysctl, rp_filter
+from cocoon_net.records import Sysctl
 
 PROC = Path("/proc/sys")
 
@@ -19,9 +19,13 @@ PROC = Path("/proc/sys")
 class Sysctls:
     """Keys are the settings that our steps ask for and those in the ledger; the ones of a missing link are absent."""
 
+    def __init__(self, asked: Callable[[Context], Iterable[str]]) -> None:
+        """``asked`` names what our steps ask for."""
+        self._asked = asked
+
     def observe(self, cx: Context) -> Seen:
         """Read every setting. Raises NodeError, Refused."""
-        seen = {name: _read(name) for name in names(cx)}
+        seen = {name: _read(name) for name in dict.fromkeys((*self._asked(cx), *cx.records("sysctl")))}
         return {name: Sysctl(name, value) for name, value in seen.items() if value is not None}
 
     def calls(self, change: Change, cx: Context) -> tuple[Call, ...]:
@@ -44,14 +48,6 @@ class Sysctls:
             case _:
                 raise InvariantError(f"sysctl cannot apply {change.want!r}")
         return {}
-
-
-def names(cx: Context) -> tuple[str, ...]:
-    """Return the settings that matter on this node, from what the context knows of its links. Pure."""
-    primary = cx.spec.primary_nic or (cx.instance.primary_link if cx.instance else "")
-    links = [record.name for record in cx.records("links").values() if isinstance(record, Link)]
-    wanted = [IP_FORWARD, *(rp_filter(link) for link in ("all", BRIDGE, primary, *links) if link)]
-    return tuple(dict.fromkeys((*wanted, *cx.records("sysctl"))))
 
 
 def _path(name: str) -> Path:

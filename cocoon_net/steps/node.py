@@ -56,11 +56,12 @@ def mtu(cx: Context) -> int:
 
 def sysctl(cx: Context, seen: Mapping[str, Record]) -> Wanted:
     """Want forwarding, and no reverse-path check: packets come in by one interface and go out by another."""
-    wanted: dict[str, Record] = {IP_FORWARD: Sysctl(IP_FORWARD, "1")}
-    for name in ("all", *settled_links(cx)):
-        key = rp_filter(name)
-        wanted[key] = Sysctl(key, "0")
-    return wanted
+    return {name: Sysctl(name, "1" if name == IP_FORWARD else "0") for name in settings(cx)}
+
+
+def settings(cx: Context) -> tuple[str, ...]:
+    """Return the names of the kernel settings that are ours to want."""
+    return (IP_FORWARD, *(rp_filter(name) for name in ("all", *settled_links(cx))))
 
 
 def primary(cx: Context) -> str:

@@ -18,6 +18,7 @@ from cocoon_net.node.links import Links
 from cocoon_net.node.routes import Routes
 from cocoon_net.node.sysctl import Sysctls
 from cocoon_net.records import BRIDGE, Bridge, Interface, Link, Record, Route, Sysctl
+from cocoon_net.steps.node import settings
 
 pytestmark = pytest.mark.root
 
@@ -82,9 +83,9 @@ def test_links_routes_and_settings_by_hand(
     cx = context(enis={"eni-1": interface(MAC)})
     assert by_hand(namespace, Links(), {"eni-1": Link(up=True)}, cx) == ["ip link set eth1 up"]
     by_hand(namespace, Bridges(), {BRIDGE: BRIDGED}, cx)
-    wanted = {name: replace(r, value="1") for name, r in Sysctls().observe(cx).items() if isinstance(r, Sysctl)}
+    wanted = {name: replace(r, value="1") for name, r in Sysctls(settings).observe(cx).items() if isinstance(r, Sysctl)}
     wanted[RP_FILTER] = Sysctl(RP_FILTER, "2")
-    assert f"sysctl -w {RP_FILTER}=2" in by_hand(namespace, Sysctls(), wanted, cx)
+    assert f"sysctl -w {RP_FILTER}=2" in by_hand(namespace, Sysctls(settings), wanted, cx)
     route = Route(IPv4Address("172.20.100.17"), BRIDGE)
     by_hand(namespace, Routes(), {"172.20.100.17/32": route}, cx)
     assert by_hand(namespace, Routes(), {}, cx) == ["ip route del 172.20.100.17/32 dev cni0 proto 174"]

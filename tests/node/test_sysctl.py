@@ -11,36 +11,45 @@ import pytest
 from cocoon_net.engine.model import Change, Verb
 from cocoon_net.errors import InvariantError, NodeError, NodeTransient
 from cocoon_net.node import sysctl
-from cocoon_net.node.sysctl import Sysctls, names
+from cocoon_net.node.sysctl import Sysctls
 from cocoon_net.records import IP_FORWARD, Link, Sysctl, rp_filter
+from cocoon_net.steps.node import settings
+
+SYSCTLS = Sysctls(settings)
 
 
-def test_the_settings_follow_from_what_is_known_of_links(context: Any) -> None:
-    assert names(context()) == (IP_FORWARD, rp_filter("all"), rp_filter("cni0"))
+def test_seen_is_what_is_asked_for_and_what_the_ledger_has(
+    context: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sysctl, "PROC", tmp_path)
     links = {"eni-1": Link(up=True, name="eth1"), "eni-2": Link(up=True, name="ens5.7"), "eni-3": Link(up=True)}
     cx = context({"primary_nic": "eth0"}, links=links, sysctl={"net.ipv4.tcp_ecn": Sysctl("net.ipv4.tcp_ecn", "1")})
-    assert names(cx)[3:] == (rp_filter("eth0"), rp_filter("eth1"), "net.ipv4.conf.ens5/7.rp_filter", "net.ipv4.tcp_ecn")
+    for name in ("ip_forward", "tcp_ecn", *(f"conf/{link}/rp_filter" for link in ("all", "cni0", "eth0", "ens5.7"))):
+        (tmp_path / "net/ipv4" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "net/ipv4" / name).write_text("2\n")
+    asked = (IP_FORWARD, rp_filter("all"), rp_filter("cni0"), rp_filter("eth0"), "net.ipv4.conf.ens5/7.rp_filter")
+    assert [*SYSCTLS.observe(cx)] == [*asked, "net.ipv4.tcp_ecn"], "eth1 is not there, eni-3 has no link yet"
 
 
 def test_a_read_only_proc_is_explained(context: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sysctl, "PROC", tmp_path)
     (tmp_path / "net/ipv4/ip_forward").mkdir(parents=True)
     with pytest.raises(NodeError, match=r"cannot read net\.ipv4\.ip_forward: Is a directory"):
-        Sysctls().observe(context())
+        SYSCTLS.observe(context())
 
 
 def test_a_name_cannot_leave_proc_sys(context: Any) -> None:
     with pytest.raises(InvariantError, match="is no name of a setting"):
-        Sysctls().apply(Change("sysctl", "x", Verb.UPDATE, Sysctl("net.//.//.etc", "1"), None), "t", context())
+        SYSCTLS.apply(Change("sysctl", "x", Verb.UPDATE, Sysctl("net.//.//.etc", "1"), None), "t", context())
 
 
 @pytest.mark.root
 def test_the_settings_of_a_missing_link_are_absent_and_waited_for(namespace: Any, context: Any) -> None:
     cx = context({"primary_nic": "eth0"})
-    assert sorted(Sysctls().observe(cx)) == [rp_filter("all"), IP_FORWARD]
+    assert sorted(SYSCTLS.observe(cx)) == [rp_filter("all"), IP_FORWARD]
     with pytest.raises(NodeTransient, match=r"cannot set net\.ipv4\.conf\.cni0\.rp_filter to 0"):
-        Sysctls().apply(Change("sysctl", rp_filter("cni0"), Verb.CREATE, Sysctl(rp_filter("cni0"), "0"), None), "t", cx)
-    Sysctls().apply(Change("sysctl", rp_filter("cni0"), Verb.DELETE, None, Sysctl(rp_filter("cni0"), "0")), "t", cx)
+        SYSCTLS.apply(Change("sysctl", rp_filter("cni0"), Verb.CREATE, Sysctl(rp_filter("cni0"), "0"), None), "t", cx)
+    SYSCTLS.apply(Change("sysctl", rp_filter("cni0"), Verb.DELETE, None, Sysctl(rp_filter("cni0"), "0")), "t", cx)
 
 
 @pytest.mark.root
@@ -49,12 +58,12 @@ def test_a_setting_is_changed_and_restored(namespace: Any, context: Any, converg
     key = rp_filter("odd.name")
     namespace.run("sysctl", "-w", "net/ipv4/conf/odd.name/rp_filter=2")
     cx = context(links={"eni-1": Link(up=True, name="odd.name")})
-    before = Sysctls().observe(cx)
+    before = SYSCTLS.observe(cx)
     assert before[key] == Sysctl(key, "2")
     want = {key: Sysctl(key, "0"), IP_FORWARD: Sysctl(IP_FORWARD, "1")}
-    assert {change.verb for change in converge(Sysctls(), cx, "sysctl", want)} == {Verb.UPDATE}
+    assert {change.verb for change in converge(SYSCTLS, cx, "sysctl", want)} == {Verb.UPDATE}
     assert namespace.run("sysctl", "-n", "net/ipv4/conf/odd.name/rp_filter").strip() == "0"
-    converge(Sysctls(), cx, "sysctl", {key: before[key]})
+    converge(SYSCTLS, cx, "sysctl", {key: before[key]})
     assert namespace.run("sysctl", "-n", "net/ipv4/conf/odd.name/rp_filter").strip() == "2"
 
 
@@ -64,9 +73,9 @@ def test_deleting_one_gives_it_the_value_of_new_links(namespace: Any, context: A
     namespace.interface("eth1", "00:16:3e:00:00:01")
     key = rp_filter("eth1")
     cx = context(links={"eni-1": Link(up=True, name="eth1")})
-    Sysctls().apply(Change("sysctl", key, Verb.UPDATE, Sysctl(key, "0"), None), "t", cx)
-    Sysctls().apply(Change("sysctl", key, Verb.DELETE, None, Sysctl(key, "0")), "t", cx)
-    assert Sysctls().observe(cx)[key] == Sysctl(key, "1")
+    SYSCTLS.apply(Change("sysctl", key, Verb.UPDATE, Sysctl(key, "0"), None), "t", cx)
+    SYSCTLS.apply(Change("sysctl", key, Verb.DELETE, None, Sysctl(key, "0")), "t", cx)
+    assert SYSCTLS.observe(cx)[key] == Sysctl(key, "1")
 
 
 @pytest.mark.root
