@@ -7,7 +7,8 @@ one after the other, and, for comparison, beside a loop that is busy at idle pri
 OFFERs count whose DISCOVER went out while a process of the daemon's lived, from its fork to its end: the kernel tells
 of both with their times (proc connector). The guest has a session of its own, as a VM has: the kernel shares out the
 processors between sessions (sched(7), autogroup). The lab's cloud, which no real node has on its processors, runs
-only where nobody else wants one (SCHED_IDLE, in a group that is idle, too).
+only where nobody else wants one: SCHED_IDLE, in a cgroup that is idle, too (v1 or v2), and where none can be made as an
+audit does. The last line says which.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 from cocoon_net.dhcp import wire
 from cocoon_net.lab.load import Clients
 from cocoon_net.lab.namespace import members
+from cocoon_net.lab.patience import eventually
 from cocoon_net.lab.station import Station, station
 from cocoon_net.supervisor.priority import give_way
 
@@ -42,7 +44,7 @@ OFFER_AT, OFFER = 42 + 242, 2
 EVERY = "0.1"
 """Seconds between two audits: shorter than one takes, so that the next begins when the last has ended."""
 NONE, AUDITS, LOOP = "no audit", "during audits", "idle loop"
-GROUP = Path("/sys/fs/cgroup/cpu")
+CGROUPS = Path("/sys/fs/cgroup")
 
 Span = tuple[float, float]
 Answer = tuple[float, float]
@@ -68,8 +70,10 @@ def main() -> int:
     asked = passes = 0
     with contextlib.ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        one = stack.enter_context(station(Station(f"ba{os.getpid() % 100000}", base), *SPEC))
-        stack.enter_context(apart(one))
+        name = f"ba{os.getpid() % 100000}"
+        group = stack.enter_context(idle_group(name))
+        one = stack.enter_context(station(Station(name, base), *SPEC))
+        set_apart(one, group)
         guest = one.plug("load0")
         stack.callback(subprocess.run, ["ip", "netns", "del", guest], check=True)
         for kind in kinds * options.rounds:
@@ -94,6 +98,8 @@ def main() -> int:
     without = quantile(sorted(times[NONE]), 0.99)
     for kind in kinds[1:]:
         print(f"p99 of OFFER, {kind}: {quantile(sorted(times[kind]), 0.99) / without:.2f} times that without")
+    way = "as an audit does, without a cgroup" if group is None else f"in the idle cgroup {group}"
+    print(f"the lab's cloud gave way {way}")
     return 0
 
 
@@ -118,24 +124,47 @@ def audits(one: Station) -> str:
     return f"of {len(rows)} audits {unknown} unknown in part, {median:.2f} s of looking each; {findings} findings"
 
 
+def idle_groups(root: Path = CGROUPS) -> Path | None:
+    """Return where a cgroup can be made that is idle to all others (cgroups(7), ``cpu.idle``); None for nowhere."""
+    if (root / "cpu" / "cpu.idle").exists():
+        return root / "cpu"
+    given = root / "cgroup.subtree_control"
+    return root if given.exists() and "cpu" in given.read_text().split() else None
+
+
 @contextlib.contextmanager
-def apart(one: Station) -> Iterator[None]:
-    """Have the lab's cloud and fabric run only where nobody else wants a processor."""
-    tasks = [task for pid in members([f"{one.name}-vpc"]) for task in Path(f"/proc/{pid}/task").iterdir()]
-    for task in tasks:
-        os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))
-    group = GROUP / one.name
-    group.mkdir()
+def idle_group(name: str) -> Iterator[Path | None]:
+    """Make a cgroup that is idle to all others, or none; everybody in it has to have ended when it goes."""
+    parent = idle_groups()
+    group = parent / name if parent is not None else None
+    with contextlib.suppress(OSError):  # a container whose cgroups are read-only
+        if group is not None:
+            group.mkdir()
+    if group is None or not group.exists():
+        yield None
+        return
     try:
         (group / "cpu.idle").write_text("1")
-        for task in tasks:
-            (group / "tasks").write_text(task.name)
-        yield
+        yield group
     finally:
-        for left in (group / "tasks").read_text().split():
-            with contextlib.suppress(OSError):
-                (GROUP / "tasks").write_text(left)
+        eventually(lambda: _removed(group), 5.0)
+
+
+def _removed(group: Path) -> bool:
+    with contextlib.suppress(OSError):  # somebody in it is just ending
         group.rmdir()
+    return not group.exists()
+
+
+def set_apart(one: Station, group: Path | None) -> None:
+    """Have the lab's cloud and fabric run only where nobody else wants a processor."""
+    for pid in members([f"{one.name}-vpc"]):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))
+        if group is None:
+            give_way(pid)
+        else:
+            (group / "cgroup.procs").write_text(str(pid))
 
 
 @contextlib.contextmanager
