@@ -23,6 +23,7 @@ class Reason(StrEnum):
     RENEWED = "renewed"
     INFORMED = "informed"
     RELEASED = "released"
+    ENDED = "ended by order"
     DECLINED = "declined"
     EXPIRED = "expired"
     COOLED = "cooled"
@@ -124,7 +125,8 @@ def leave(table: Table, lease: Lease, now: int) -> Decision:
 def release(table: Table, lease: Lease, now: int, by: str) -> Decision:
     """End a bound lease before its time; the address stays its client's while nobody else needs it."""
     event = LeaseReleased(when(now), IPv4Address(lease.address), name(lease.mac), by)
-    return Decision(Reason.RELEASED, changes=(_cool(table, lease, Trigger.RELEASE, now),), events=(event,))
+    reason = Reason.RELEASED if by == "client" else Reason.ENDED
+    return Decision(reason, changes=(_cool(table, lease, Trigger.RELEASE, now),), events=(event,))
 
 
 def conflicting(table: Table, address: int, mac: bytes, now: int) -> Decision:

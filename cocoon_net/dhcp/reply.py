@@ -120,6 +120,8 @@ def _confirm(table: Table, packet: Packet, client: Client, address: int, now: in
         return _refuse(table, client, Reason.RESERVED, now)
     if table.held(client) is not None:
         return _refuse(table, client, Reason.NOT_ITS_OWN, now)
+    if packet.ciaddr and lease.mac:  # a clone of who had it last, and who may only be asleep
+        return _refuse(table, client, Reason.TAKEN, now)
     if packet.ciaddr and (not packet.giaddr or takes(table, address, client)):
         # It renews what only we can have leased: our record was lost, its address need not be. Or another node's, where
         # its guest is no more; only behind a relay there may be another server.

@@ -346,6 +346,8 @@ class Server:
         settled = self._exchange.carry_out([release(self._table, lease, now, "control") for lease in bound], now)
         if settled.error is not None:
             raise settled.error
+        # vk-cocoon ends the lease of a VM that it hibernates, too: no clone of it gets the address by naming it.
+        self._table.returned.difference_update(lease.address for lease in bound)
         return True
 
     def _reroute(self, addresses: Collection[int]) -> list[int]:

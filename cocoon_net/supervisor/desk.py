@@ -236,7 +236,7 @@ class ClosedDesk(_Books):
             ]
             if not ended:
                 return False
-            book.commit(ended, [Note(now, one.address, mac, one.state.value, str(Reason.RELEASED)) for one in ended])
+            book.commit(ended, [Note(now, one.address, mac, one.state.value, str(Reason.ENDED)) for one in ended])
             LeaseFile(self._site.lease_file).load(lease for lease in book.leases() if lease.state is State.BOUND)
         return True
 

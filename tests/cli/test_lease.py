@@ -62,7 +62,7 @@ def test_what_a_daemon_knows_and_what_its_book_says(arena: Arena, lease: Command
     assert lease("release", A) == f"{A} has no lease\n"
     assert A not in (arena.state / "leases.json").read_text()
     assert "172.20.1.0" not in lease("list") and "cooling" in lease("list", "--all")
-    assert lease("trace", A).splitlines()[-1].endswith("released")
+    assert lease("trace", A).splitlines()[-1].endswith("ended by order")
 
     arena.kill()
     assert B in lease("list") and "cooling" in lease("list", "--all")

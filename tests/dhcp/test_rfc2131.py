@@ -15,7 +15,7 @@ import pytest
 from cocoon_net import records
 from cocoon_net.dhcp import wire
 from cocoon_net.dhcp.book import Book, Note
-from cocoon_net.dhcp.decision import Reason, promised
+from cocoon_net.dhcp.decision import Reason, promised, release
 from cocoon_net.dhcp.lease import Client, State
 from cocoon_net.dhcp.options import Code, MessageType
 from cocoon_net.dhcp.reply import EVERYONE, Way, decide, destination, render
@@ -422,6 +422,18 @@ def test_after_a_restart_a_released_address_is_still_given_to_who_asks_for_it(st
     assert story.say(DISCOVER, BOB, requested=released).address == released
     book.commit([story.table.leases[released]._replace(state=State.BOUND)], [])
     assert book.returned() == set(), "it is leased"
+
+
+def test_4_3_2_a_clone_does_not_renew_what_its_original_had_while_that_one_sleeps(story: Story) -> None:
+    """What nobody is known to have had is confirmed: a lost record costs no guest its address."""
+    mine = story.bind(ALICE)
+    story.table.put(release(story.table, story.table.leases[mine], story.now, "control").changes[0])
+    story.wait(3600)
+    assert story.table.at(mine).state is State.FREE
+    assert story.say(REQUEST, BOB, ciaddr=mine).reason is Reason.TAKEN
+    assert story.say(REQUEST, BOB, requested=mine).kind is None, "in INIT-REBOOT another server may know it"
+    assert story.say(REQUEST, BOB, ciaddr=mine + 1).kind is ACK
+    assert story.say(REQUEST, ALICE, ciaddr=mine).kind is ACK
 
 
 @pytest.mark.parametrize("how", ["its lease ran out", "it moved", "nobody wrote it down", "it came back and ran out"])

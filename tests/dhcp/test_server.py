@@ -92,6 +92,18 @@ def test_reservations_and_settings_reach_a_guest_after_a_reload(node, book, pool
     assert node.routes() == set()
 
 
+def test_a_vm_that_sleeps_keeps_its_address(node, book, pool, serving, udhcpc):
+    """vk-cocoon ends the lease of a VM that it hibernates; a clone of it wakes up with its address, and names it."""
+    sleeper, clone, another = (node.add_guest(MAC.format(number)) for number in (1, 2, 3))
+    with serving(node, Server(book, pool)) as server:
+        assert "bound 172.20.100.10 " in udhcpc(sleeper)
+        assert server.release(MAC.format(1))
+        assert "bound 172.20.100.11 " in udhcpc(clone, "-r", "172.20.100.10")
+    with serving(node, Server(book, pool)):
+        assert "bound 172.20.100.12 " in udhcpc(another, "-r", "172.20.100.10")
+        assert "bound 172.20.100.10 " in udhcpc(sleeper), "it woke up"
+
+
 def test_who_has_other_hardware_is_released_as_it_is_listed(node, book, pool, serving):
     asks = Packet(REQUEST, 7, bytes.fromhex("02005e100001"), {}, htype=6)
     until = int(time.time()) + 3600
@@ -102,7 +114,7 @@ def test_who_has_other_hardware_is_released_as_it_is_listed(node, book, pool, se
         with pytest.raises(SpecError, match="is not a MAC"):
             server.release(lease.mac[1:].hex(":"))
         assert server.release(lease.mac.hex(":")) and not server.leases()
-        assert [str(one.reason) for one in server.trace(lease.mac)[0]] == [Reason.RELEASED]
+        assert [str(one.reason) for one in server.trace(lease.mac)[0]] == [Reason.ENDED]
 
 
 def test_the_loop_gives_a_sign_of_life_each_second_and_none_while_it_hangs(node, book, pool, serving):
