@@ -158,7 +158,7 @@ class Bus:
 
     def __init__(self, on_error: Callable[[Event, Exception], None] | None = None) -> None:
         self._listeners: dict[type[Event], list[Callable[[Any], None]]] = {}
-        self._counters: dict[type[Event], Callable[[type[Event]], bool]] = {}
+        self._counters: dict[type[Event], Callable[[type[Event], int], int]] = {}
         self._on_error = on_error
 
     def subscribe(self, kind: type[E_], listener: Callable[[E_], None]) -> None:
@@ -171,18 +171,18 @@ class Bus:
         """Whether anybody listens to ``kind``: what nobody would hear need not be made."""
         return kind in self._listeners or Event in self._listeners
 
-    def count(self, kind: type[Event], counter: Callable[[type[Event]], bool]) -> None:
-        """Have ``counter`` asked before an event is made: True when it has counted it and nobody needs it made.
+    def count(self, kind: type[Event], counter: Callable[[type[Event], int], int]) -> None:
+        """Have ``counter`` asked before so many events are made: it counts some, and returns how many to make.
 
-        Counts only while ``kind`` has one listener: another one wants to hear of each.
+        Only while ``kind`` has one listener: another one wants to hear of each.
         """
         if len(self._listeners.get(kind, ())) + len(self._listeners.get(Event, ())) == 1:
             self._counters[kind] = counter
 
-    def wants(self, kind: type[Event]) -> bool:
-        """Whether what has just happened is to be made an event and published; if not, it has been counted."""
+    def wants(self, kind: type[Event], count: int) -> int:
+        """Return how many of ``count`` events that have just happened are to be made and published."""
         counter = self._counters.get(kind)
-        return self.hears(kind) if counter is None else not counter(kind)
+        return counter(kind, count) if counter is not None else count if self.hears(kind) else 0
 
     def publish(self, events: Iterable[Event]) -> None:
         """Deliver ``events`` one after the other."""

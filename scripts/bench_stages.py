@@ -131,8 +131,7 @@ class Bench:
         with stage("trace, events"):
             for decision, packet in zip(decisions, packets, strict=True):
                 self.trace.note(packet, decision, now)
-                if decision.changes:
-                    tell(self.bus, decision, now)
+            tell(self.bus, [decision for decision in decisions if decision.changes], now)
         return [decision.address for decision in decisions]
 
     @contextmanager

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 from ipaddress import IPv4Address
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cocoon_net import records
 from cocoon_net.dhcp.decision import Reason
@@ -40,11 +41,11 @@ FORGET_AFTER = 1_000
 PATIENCE = 1_000
 """Milliseconds for the busy_timeout of the server's connection: a client asks again after 4 s."""
 
-_PUT = (
-    "INSERT OR REPLACE INTO leases (address, state, ends, mac, since, client_id, hostname, port)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-)
-_NOTE = "INSERT INTO history (at, address, mac, state, reason) VALUES (?, ?, ?, ?, ?)"
+TOGETHER: Final = 8
+"""Rows of one INSERT: for each of them, sqlite3 lets go of the interpreter four times."""
+
+_PUT: Final = "INSERT OR REPLACE INTO leases (address, state, ends, mac, since, client_id, hostname, port) VALUES"
+_NOTE: Final = "INSERT INTO history (at, address, mac, state, reason) VALUES"
 _FORGET = (  # twice as many as have come, so that what is too much grows less and a commit does not take long
     "DELETE FROM history WHERE id <= min((SELECT max(id) FROM history) - ?, (SELECT min(id) FROM history) + ?)"
 )
@@ -91,7 +92,7 @@ class Book:
             for address, state, ends, mac, since, client_id, hostname, port in self._connection.execute(_LEASES)
         ]
 
-    def commit(self, leases: Iterable[Lease], notes: Iterable[Line]) -> None:
+    def commit(self, leases: Iterable[Lease], notes: Sequence[Line]) -> None:
         """Make a batch durable, all of it or nothing: on return it has survived a power cut. Raises StoreError."""
         connection = self._connection
         # Plain strings and bytearrays: sqlite3 looks for an adapter of everything else, 0.5 us each time.
@@ -102,8 +103,9 @@ class Book:
         began = time.perf_counter()
         try:
             connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(_PUT, rows)
-            fresh = self._fresh + connection.executemany(_NOTE, notes).rowcount
+            _insert(connection, _PUT, rows)
+            _insert(connection, _NOTE, notes)
+            fresh = self._fresh + len(notes)
             if fresh >= FORGET_AFTER:
                 connection.execute(_FORGET, (HISTORY, 2 * fresh))
                 fresh = 0
@@ -305,3 +307,13 @@ def _bytes(mac: str) -> bytes:
 
 def _options(text: str) -> dict[int, bytes]:
     return {int(code): bytes.fromhex(value) for code, value in json.loads(text).items()}
+
+
+def _insert(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+    """Insert rows, ``TOGETHER`` of them at a time, and one by one what is left."""
+    if not rows:
+        return
+    row, whole = f"({', '.join('?' * len(rows[0]))})", len(rows) - len(rows) % TOGETHER
+    many = [tuple(chain.from_iterable(rows[at : at + TOGETHER])) for at in range(0, whole, TOGETHER)]
+    connection.executemany(f"{statement} {', '.join([row] * TOGETHER)}", many)
+    connection.executemany(f"{statement} {row}", rows[whole:])

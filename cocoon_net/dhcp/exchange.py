@@ -151,8 +151,7 @@ class Exchange:
         promises = sum(decision.kind is ACK for decision in told)
         if promises:
             self.ack_times.observe(self._clock.monotonic() - began, promises)
-        for decision in told:
-            tell(self._bus, decision, now)
+        tell(self._bus, told, now)
         return len(frames)
 
     def _speak(self, ports: Air, decision: Decision, packet: Packet) -> None:
@@ -220,9 +219,19 @@ class Exchange:
         return settled
 
 
-def tell(bus: Bus, decision: Decision, now: int) -> None:
-    """Publish what a decision that holds has changed; a promise is made an event only where that will be told."""
-    if decision.events:
-        bus.publish(decision.events)
-    if decision.kind is ACK and bus.wants(LeaseRenewed if decision.reason is RENEWED else LeaseBound):
-        bus.publish((promised(decision, now),))
+def tell(bus: Bus, decisions: Sequence[Decision], now: int) -> None:
+    """Publish what decisions that hold have changed, in their order; of promises only as many as will be told."""
+    promises = sum(decision.kind is ACK for decision in decisions)
+    renewals = sum(decision.reason is RENEWED for decision in decisions)
+    renewals_left = bus.wants(LeaseRenewed, renewals) if renewals else 0
+    others_left = bus.wants(LeaseBound, promises - renewals) if promises > renewals else 0
+    for decision in decisions:
+        if decision.events:
+            bus.publish(decision.events)
+        if decision.reason is RENEWED:
+            if renewals_left:
+                renewals_left -= 1
+                bus.publish((promised(decision, now),))
+        elif decision.kind is ACK and others_left:
+            others_left -= 1
+            bus.publish((promised(decision, now),))

@@ -73,7 +73,7 @@ class Narrator:
         for kind in (Event,) if verbose else _TOLD:
             bus.subscribe(kind, self._take)
         for promise in (LeaseBound, LeaseRenewed):
-            bus.count(promise, self._counted)
+            bus.count(promise, self._wanted)
 
     def start(self) -> None:
         """Begin to write."""
@@ -88,7 +88,7 @@ class Narrator:
     def _take(self, event: Event) -> None:
         kind = type(event)
         if kind is LeaseBound or kind is LeaseRenewed:
-            if self._counted(kind):
+            if not self._wanted(kind, 1):
                 return
             self.acknowledged += 1
         if isinstance(event, RouteFailed):
@@ -100,16 +100,17 @@ class Narrator:
             self._unwritten[_KINDS.get(kind, kind.__name__)] += 1
         self._wake()
 
-    def _counted(self, kind: type[Event]) -> bool:
-        """Whether a promise gets no line of its own, and is counted: a storm's need not even be made events."""
-        unheard = kind is LeaseRenewed and not (self._verbose or self._feed.heard)
-        if not unheard:
-            if len(self._pending) < PENDING:
-                return False
-            self._unwritten[_KINDS[kind]] += 1
+    def _wanted(self, kind: type[Event], count: int) -> int:
+        """Return how many of so many promises may get a line; the others are counted: they need not be made events."""
+        if kind is LeaseRenewed and not (self._verbose or self._feed.heard):
+            self.acknowledged += count
+            return 0
+        wanted = min(count, max(0, PENDING - len(self._pending)))
+        if wanted < count:
+            self.acknowledged += count - wanted
+            self._unwritten[_KINDS[kind]] += count - wanted
             self._wake()
-        self.acknowledged += 1
-        return True
+        return wanted
 
     def _wake(self) -> None:
         if self._asleep:

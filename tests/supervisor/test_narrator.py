@@ -77,13 +77,11 @@ def test_promises_that_no_line_tells_are_counted_and_not_made(
     monkeypatch.setattr(narrator, "PENDING", 2)
     bus = Bus()
     teller = Narrator(bus)
-    made = 0
-    for number in range(5):
-        if bus.wants(LeaseBound):
-            made += 1
-            bus.publish([LeaseBound(NOW, A + number, MAC, NOW)])
-    assert not bus.wants(LeaseRenewed), "nobody follows them, and at this level they are no line"
-    assert (made, teller.acknowledged) == (2, 6)
+    for number, more, wanted in ((0, 1, 1), (1, 3, 1), (2, 1, 0)):
+        assert bus.wants(LeaseBound, more) == wanted
+        bus.publish([LeaseBound(NOW, A + number, MAC, NOW)] * wanted)
+    assert not bus.wants(LeaseRenewed, 1), "nobody follows them, and at this level they are no line"
+    assert teller.acknowledged == 6
     teller.start()
     teller.stop()
     assert lines == ["lease bound", "lease bound", "too fast to be written one by one: 3 leases bound"]
@@ -94,13 +92,13 @@ def test_who_else_listens_hears_every_promise(monkeypatch: pytest.MonkeyPatch) -
     for kind in (LeaseBound, Event):
         bus = Bus()
         Narrator(bus)
-        assert not bus.wants(LeaseBound)
+        assert not bus.wants(LeaseBound, 2)
         bus.subscribe(kind, lambda event: None)
-        assert bus.wants(LeaseBound)
+        assert bus.wants(LeaseBound, 2) == 2
         bus = Bus()
         bus.subscribe(kind, lambda event: None)
         Narrator(bus)
-        assert bus.wants(LeaseBound)
+        assert bus.wants(LeaseBound, 2) == 2
 
 
 def test_while_nothing_happens_it_sleeps_and_the_first_event_wakes_it(
