@@ -53,18 +53,12 @@ def open_database(path: Path, *, check: bool = False) -> Database:
     except OSError as error:
         raise refusal(path, error) from error
     connection = sqlite3.connect(path, timeout=10.0, check_same_thread=False)
-    try:
+    with _usable(connection, path):
         tune(connection)
         database = Database(connection)
         _migrate(database, path)
         if check:
             _check(database, path)
-    except (sqlite3.Error, UnicodeDecodeError) as error:  # what SQLite quotes need not be UTF-8
-        connection.close()
-        raise trouble(error, f"{path} cannot be used") from error
-    except BaseException:
-        connection.close()
-        raise
     return database
 
 
@@ -84,7 +78,7 @@ def open_copy(path: Path) -> Database:
         raise _gone(path)
     log = path.with_name(f"{path.name}-wal")
     copy = sqlite3.connect(":memory:", check_same_thread=False)
-    try:
+    with _usable(copy, path):
         while True:
             # Without a log nobody has it open, and looking must not make one (https://www.sqlite.org/wal.html).
             busy = log.exists()
@@ -95,13 +89,20 @@ def open_copy(path: Path) -> Database:
                 break
         database = Database(copy)
         _migrate(database, path, keep=False)
-    except (sqlite3.Error, UnicodeDecodeError) as error:
-        copy.close()
+    return database
+
+
+@contextlib.contextmanager
+def _usable(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
+    """Close the connection to the database at ``path`` unless all went well; what SQLite says becomes a StoreError."""
+    try:
+        yield
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # what SQLite quotes need not be UTF-8
+        connection.close()
         raise trouble(error, f"{path} cannot be used") from error
     except BaseException:
-        copy.close()
+        connection.close()
         raise
-    return database
 
 
 def trouble(error: sqlite3.Error | UnicodeDecodeError, what: str) -> StoreError:

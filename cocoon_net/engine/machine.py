@@ -31,6 +31,12 @@ def table(plan: Plan) -> list[dict[str, Any]]:
     return [*moves, *skips, {"trigger": "abandon", "source": path[:-1], "dest": ABANDONED}]
 
 
+def definition(plan: Plan, state: str) -> dict[str, Any]:
+    """Return the machine of a run of ``plan`` that stands at ``state``, in the words of ``transitions``."""
+    states = [PLANNED, *(stage.name for stage in plan.stages), DONE, ABANDONED]
+    return {"states": states, "transitions": table(plan), "initial": state, "auto_transitions": False}
+
+
 class RunMachine:
     """The place of one run; ``advance``, ``skip`` and ``abandon`` move it and call ``persist`` with the new state."""
 
@@ -43,14 +49,7 @@ class RunMachine:
         from transitions import Machine
 
         self._persist = persist
-        Machine(
-            self,
-            states=[PLANNED, *(stage.name for stage in plan.stages), DONE, ABANDONED],
-            transitions=table(plan),
-            initial=state,
-            auto_transitions=False,
-            after_state_change="moved",
-        )
+        Machine(self, **definition(plan, state), after_state_change="moved")
 
     def moved(self) -> None:
         """Write the new state down; called by the machine after each move."""
@@ -72,10 +71,7 @@ def mermaid(plan: Plan, state: str) -> str:
     model = Drawn()
     graph = GraphMachine(
         model,
-        states=[PLANNED, *(stage.name for stage in plan.stages), DONE, ABANDONED],
-        transitions=table(plan),
-        initial=state,
-        auto_transitions=False,
+        **definition(plan, state),
         graph_engine="mermaid",
         title=plan.title or plan.name,
         show_conditions=False,

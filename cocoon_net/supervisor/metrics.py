@@ -18,6 +18,7 @@ from cocoon_net.supervisor.lifecycle import Phase
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -83,6 +84,17 @@ def _one_of(names: Iterable[str], name: str) -> dict[str, int]:
     return {str(each): int(each == name) for each in names}
 
 
+def _labelled(
+    kind: type[GaugeMetricFamily | CounterMetricFamily], rows: Iterable[tuple[str, str, str, Mapping[str, int]]]
+) -> Iterator[Metric]:
+    """Make a family of each row: name, help, its one label, the numbers by that label."""
+    for name, help_text, label, values in rows:
+        family = kind(f"cocoon_net_{name}", help_text, labels=[label])
+        for value in sorted(values):
+            family.add_metric([value], values[value])
+        yield family
+
+
 class _Collector:
     """Turns one reading into metric families."""
 
@@ -116,18 +128,15 @@ class _Collector:
         build = GaugeMetricFamily("cocoon_net_build_info", "The version that serves.", labels=["version"])
         build.add_metric([__version__], 1)
         yield build
-        for name, help_text, label, values in (
+        rows = (
             ("secondary_nics", "Secondary links of the pool, expected and present.", "state", now.nics),
             ("dhcp_addresses", "Addresses of the pool, by the state of their lease.", "state", now.leases),
             ("differences", "Differences between kernel and database, last confirmed.", "kind", now.differences),
             ("findings", "Findings of the audit that are open.", "kind", now.findings),
             ("lifecycle", "Where the service stands: 1 at its phase.", "phase", _one_of(Phase, now.phase)),
             ("dhcp_pool_room", "Addresses that each limit would let the pool have besides.", "limit", now.room),
-        ):
-            family = GaugeMetricFamily(f"cocoon_net_{name}", help_text, labels=[label])
-            for value in sorted(values):
-                family.add_metric([value], values[value])
-            yield family
+        )
+        yield from _labelled(GaugeMetricFamily, rows)
 
     @staticmethod
     def _counters(now: Readings) -> Iterator[Metric]:
@@ -136,25 +145,16 @@ class _Collector:
         exhausted = CounterMetricFamily("cocoon_net_dhcp_exhausted", "DISCOVERs for which no address was free.")
         exhausted.add_metric([], now.decisions.get("exhausted", 0))
         yield exhausted
-        for name, help_text, label, values in (
-            ("decisions", "What was decided, by its reason.", "reason", now.decisions),
-            ("received", "Messages that could be read, by type.", "message", now.received),
-            ("sent", "Replies, by type.", "message", now.sent),
-            ("malformed", "Frames that are no DHCP message, by what was wrong first.", "kind", now.malformed),
-            ("guarded", "Messages that a bridge port may not have answered, by reason.", "reason", now.guarded),
-            ("troubles", "Batches not written, routes and replies refused, ports muted.", "kind", now.troubles),
-        ):
-            family = CounterMetricFamily(f"cocoon_net_dhcp_{name}", help_text, labels=[label])
-            for value in sorted(values):
-                family.add_metric([value], values[value])
-            yield family
-
-        mended = CounterMetricFamily(
-            "cocoon_net_mended", "What others changed in the kernel and was put right at once.", labels=["kind"]
+        rows = (
+            ("dhcp_decisions", "What was decided, by its reason.", "reason", now.decisions),
+            ("dhcp_received", "Messages that could be read, by type.", "message", now.received),
+            ("dhcp_sent", "Replies, by type.", "message", now.sent),
+            ("dhcp_malformed", "Frames that are no DHCP message, by what was wrong first.", "kind", now.malformed),
+            ("dhcp_guarded", "Messages that a bridge port may not have answered, by reason.", "reason", now.guarded),
+            ("dhcp_troubles", "Batches not written, routes and replies refused, ports muted.", "kind", now.troubles),
+            ("mended", "What others changed in the kernel and was put right at once.", "kind", now.mended),
         )
-        for kind in sorted(now.mended):
-            mended.add_metric([kind], now.mended[kind])
-        yield mended
+        yield from _labelled(CounterMetricFamily, rows)
         calls = CounterMetricFamily(
             "cocoon_net_api_calls",
             "Calls of the cloud's API by runs, the daemon's audits and gc.",
