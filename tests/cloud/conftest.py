@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from loguru import logger
 
 from cocoon_net.clock import SystemClock
 from cocoon_net.cloud.volcengine.client import Client
@@ -258,3 +259,12 @@ def node_of(tmp_path: Path) -> Iterator[Callable[..., Node]]:
 @pytest.fixture
 def vpc() -> IPv4Network:
     return IPv4Network("172.20.0.0/16")
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    """Return what is warned about, a line each, as it comes."""
+    said: list[str] = []
+    sink = logger.add(lambda message: said.append(str(message)), level="WARNING")
+    yield said
+    logger.remove(sink)

@@ -62,7 +62,7 @@ class Story:
 
     def do(self, message: Packet) -> Decision:
         decision = decide(self.table, message, self.now)
-        self._take(decision)
+        take(self.table, decision)
         return decision
 
     def say(self, kind: MessageType, mac: bytes = ALICE, **fields: Any) -> Decision:
@@ -92,12 +92,14 @@ class Story:
     def wait(self, seconds: int) -> None:
         self.now += seconds
         for lease in self.table.due(self.now, 1000):
-            self._take(end(self.table, lease, self.now))
+            take(self.table, end(self.table, lease, self.now))
 
-    def _take(self, decision: Decision) -> None:
-        if decision.withdrawn:
-            self.table.withdraw(decision.withdrawn)
-        if decision.offer is not None:
-            self.table.offer(decision.offer, decision.seconds)
-        for lease in decision.changes:
-            self.table.put(lease)
+
+def take(table: Table, decision: Decision) -> None:
+    """Do what was decided, as the server's batch does."""
+    if decision.withdrawn:
+        table.withdraw(decision.withdrawn)
+    if decision.offer is not None:
+        table.offer(decision.offer, decision.seconds)
+    for lease in decision.changes:
+        table.put(lease)

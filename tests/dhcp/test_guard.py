@@ -25,6 +25,7 @@ from cocoon_net.dhcp.table import Table
 from cocoon_net.events import Bus, Event, PortRefused
 from cocoon_net.lab.load import Clients, broadcast
 from cocoon_net.supervisor.narrator import Narrator
+from tests.dhcp.story import take
 
 ALICE, BOB, EVE = (bytes.fromhex(f"5254000000{number:02x}") for number in (1, 2, 0xEE))
 SERVER = int(IPv4Address("172.20.100.1"))
@@ -61,12 +62,7 @@ class Bridge:
                 options[int(code)] = fields.pop(name).to_bytes(4)
         packet = wire.Packet(wire.REQUEST, 7, mac, options, port=port, **fields)
         decision = self.guard.decide(packet, mac if source is None else source, self.now)
-        if decision.withdrawn:
-            self.table.withdraw(decision.withdrawn)
-        if decision.offer is not None:
-            self.table.offer(decision.offer, decision.seconds)
-        for lease in decision.changes:
-            self.table.put(lease)
+        take(self.table, decision)
         return decision
 
     def bind(self, port: str, mac: bytes = ALICE, more: dict[int, bytes] | None = None) -> Decision:
@@ -78,11 +74,7 @@ class Bridge:
     def wait(self, seconds: int) -> None:
         self.now += seconds
         for lease in self.table.due(self.now, 1000):
-            done = end(self.table, lease, self.now)
-            if done.withdrawn:
-                self.table.withdraw(done.withdrawn)
-            for change in done.changes:
-                self.table.put(change)
+            take(self.table, end(self.table, lease, self.now))
         self.guard.begin(float(self.now - NOW), self.now, self.ports, MANY)
 
 

@@ -282,13 +282,24 @@ def test_what_is_shown_is_read_and_never_written(control: ControlSocket) -> None
     assert ask(control.path, "POST", "/v1/events")[0] == 405
 
 
-def test_events_are_lines_of_json_until_the_daemon_stops(tmp_path: Path, table: Table) -> None:
+Listener = tuple[Shown, Path, http.client.HTTPResponse]
+"""What is shown, the socket's path, and a stream of events that is being read."""
+
+
+@pytest.fixture
+def listener(tmp_path: Path, table: Table) -> Iterator[Listener]:
     shown = Shown()
     served = ControlSocket(tmp_path / "control.sock", routes(table, shown))
     served.start()
     connection = UnixConnection(served.path)
     connection.request("GET", "/v1/events")
-    reply = connection.getresponse()
+    yield shown, served.path, connection.getresponse()
+    connection.close()
+    served.stop()
+
+
+def test_events_are_lines_of_json_until_the_daemon_stops(listener: Listener) -> None:
+    shown, _, reply = listener
     assert reply.status == 200 and reply.getheader("Content-Type") == "application/x-ndjson"
     shown.feed.publish(LeaseReleased(datetime(2026, 1, 1, tzinfo=UTC), IPv4Address("10.0.0.9"), MAC, "client"))
     line = b""
@@ -300,26 +311,17 @@ def test_events_are_lines_of_json_until_the_daemon_stops(tmp_path: Path, table: 
         "event": "End",
         "why": "the service stops",
     }
-    connection.close()
-    served.stop()
 
 
-def test_a_slow_reader_is_dropped_and_told_so_and_holds_nobody_up(tmp_path: Path, table: Table) -> None:
-    shown = Shown()
-    served = ControlSocket(tmp_path / "control.sock", routes(table, shown))
-    served.start()
-    connection = UnixConnection(served.path)
-    connection.request("GET", "/v1/events")
-    reply = connection.getresponse()
+def test_a_slow_reader_is_dropped_and_told_so_and_holds_nobody_up(listener: Listener) -> None:
+    shown, path, reply = listener
     assert reply.readline() == b"\n"
     event = LeaseReleased(datetime(2026, 1, 1, tzinfo=UTC), IPv4Address("10.0.0.9"), MAC, "client" * 500)
     began = time.monotonic()
     for _ in range(2_000):  # 6 MB: more than the socket holds
         shown.feed.publish(event)
     assert time.monotonic() - began < 2
-    assert ask(served.path, "GET", "/v1/status")[0] == 200
+    assert ask(path, "GET", "/v1/status")[0] == 200
     lines = reply.read().strip().splitlines()
     assert len(lines) < 2_000
     assert json.loads(lines[-1]) == {"event": "End", "why": "dropped: 500 events were not read in time"}
-    connection.close()
-    served.stop()

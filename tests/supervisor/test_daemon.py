@@ -148,6 +148,18 @@ def go(node: Node) -> Node:
     return node
 
 
+@pytest.fixture
+def guest(go: Node) -> Iterator[str]:
+    """A network namespace that is plugged in as ``tap0``, with ``eth0`` up."""
+    name = f"{go.name}g"
+    run("ip", "netns", "add", name)
+    go.ip("link", "add", "tap0", "type", "veth", "peer", "name", "eth0", "netns", name)
+    go.ip("link", "set", "tap0", "master", "cni0", "up")
+    run("ip", "-n", name, "link", "set", "eth0", "up")
+    yield name
+    run("ip", "netns", "del", name)
+
+
 def expected_leases() -> dict[str, str]:
     return {MAC.format(i): f"172.20.100.{i}" for i in range(FIRST, FIRST + GO_LEASES)}
 
@@ -441,8 +453,8 @@ def test_a_rerun_init_is_picked_up_without_a_restart(go: Node) -> None:
 
 
 @pytest.mark.root
-def test_settings_of_dhcp_are_read_at_the_start_and_at_a_reload_or_not_at_all(go: Node) -> None:
-    settings, guest = go.site.state_dir / "dhcp.toml", f"{go.name}g"
+def test_settings_of_dhcp_are_read_at_the_start_and_at_a_reload_or_not_at_all(go: Node, guest: str) -> None:
+    settings = go.site.state_dir / "dhcp.toml"
 
     def told() -> str:
         show = ("busybox", "udhcpc", "-fqn", "-i", "eth0", "-O", "domain", "-s", str(script))
@@ -457,50 +469,36 @@ def test_settings_of_dhcp_are_read_at_the_start_and_at_a_reload_or_not_at_all(go
     assert "dhcp.toml: speed: not known" in go.log() and "dhcp.toml: cooling-time: 5 is not a time" in go.log()
 
     settings.write_text('lease-time = "2h"\n')
-    run("ip", "netns", "add", guest)
-    try:
-        go.ip("link", "add", "tap0", "type", "veth", "peer", "name", "eth0", "netns", guest)
-        go.ip("link", "set", "tap0", "master", "cni0", "up")
-        run("ip", "-n", guest, "link", "set", "eth0", "up")
-        process = go.start()
-        assert "lease=7200 domain=\n" in told()
-        settings.write_text('lease-time = "1h"\ndomain = "vms.example.org"\n')
-        process.send_signal(signal.SIGHUP)
-        eventually(lambda: "was read again" in go.log())
-        assert "lease=3600 domain=vms.example.org" in told()
-        settings.write_text('lease-time = "never"\n')
-        process.send_signal(signal.SIGHUP)
-        eventually(lambda: "was not read again" in go.log())
-        assert "lease=3600 domain=vms.example.org" in told(), "it goes on with what it had"
-    finally:
-        run("ip", "netns", "del", guest)
+    process = go.start()
+    assert "lease=7200 domain=\n" in told()
+    settings.write_text('lease-time = "1h"\ndomain = "vms.example.org"\n')
+    process.send_signal(signal.SIGHUP)
+    eventually(lambda: "was read again" in go.log())
+    assert "lease=3600 domain=vms.example.org" in told()
+    settings.write_text('lease-time = "never"\n')
+    process.send_signal(signal.SIGHUP)
+    eventually(lambda: "was not read again" in go.log())
+    assert "lease=3600 domain=vms.example.org" in told(), "it goes on with what it had"
 
 
 @pytest.mark.root
-def test_a_real_client_leases_and_gives_back(go: Node, tmp_path: Path) -> None:
-    guest = f"{go.name}g"
-    run("ip", "netns", "add", guest)
-    try:
-        go.ip("link", "add", "tap0", "type", "veth", "peer", "name", "eth0", "netns", guest)
-        go.ip("link", "set", "tap0", "master", "cni0", "up")
-        run("ip", "-n", guest, "link", "set", "eth0", "address", "02:00:00:00:01:01", "up")
-        go.start("--metrics-addr", "127.0.0.1:9092")
-        run("ip", "netns", "exec", guest, "busybox", "udhcpc", "-f", "-q", "-n", "-i", "eth0", "-s", "/bin/true")
-        address = go.lease_file()["02:00:00:00:01:01"]
-        assert address in go.routes() and address not in expected_leases().values()
-        text = run(
-            "ip", "netns", "exec", go.name, sys.executable, "-c",
-            "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9092/metrics').read().decode())",
-        )  # fmt: skip
-        assert 'cocoon_net_dhcp_lease_total{result="ok"} 1.0' in text
-        assert f"cocoon_net_dhcp_lease_active {GO_LEASES + 1}.0" in text
-        assert 'cocoon_net_secondary_nics{state="present"} 2.0' in text
-        assert go.ask("DELETE", "/v1/leases/02-00-00-00-01-01")[0] == 204
-        assert "02:00:00:00:01:01" not in go.lease_file()
-        assert address not in go.routes()
-        eventually(lambda: "lease released" in go.log())
-    finally:
-        run("ip", "netns", "del", guest)
+def test_a_real_client_leases_and_gives_back(go: Node, guest: str, tmp_path: Path) -> None:
+    run("ip", "-n", guest, "link", "set", "eth0", "address", "02:00:00:00:01:01")
+    go.start("--metrics-addr", "127.0.0.1:9092")
+    run("ip", "netns", "exec", guest, "busybox", "udhcpc", "-f", "-q", "-n", "-i", "eth0", "-s", "/bin/true")
+    address = go.lease_file()["02:00:00:00:01:01"]
+    assert address in go.routes() and address not in expected_leases().values()
+    text = run(
+        "ip", "netns", "exec", go.name, sys.executable, "-c",
+        "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9092/metrics').read().decode())",
+    )  # fmt: skip
+    assert 'cocoon_net_dhcp_lease_total{result="ok"} 1.0' in text
+    assert f"cocoon_net_dhcp_lease_active {GO_LEASES + 1}.0" in text
+    assert 'cocoon_net_secondary_nics{state="present"} 2.0' in text
+    assert go.ask("DELETE", "/v1/leases/02-00-00-00-01-01")[0] == 204
+    assert "02:00:00:00:01:01" not in go.lease_file()
+    assert address not in go.routes()
+    eventually(lambda: "lease released" in go.log())
 
 
 FETCH = """
@@ -516,41 +514,33 @@ except (http.client.HTTPException, OSError) as error:
 
 
 @pytest.mark.root
-def test_on_every_address_the_metrics_are_for_operators_and_never_for_a_guest(go: Node) -> None:
-    guest = f"{go.name}g"
-    run("ip", "netns", "add", guest)
-    try:
-        go.ip("link", "add", "tap0", "type", "veth", "peer", "name", "eth0", "netns", guest)
-        go.ip("link", "set", "tap0", "master", "cni0", "up")
-        run("ip", "-n", guest, "addr", "add", "172.20.100.77/24", "dev", "eth0")
-        run("ip", "-n", guest, "link", "set", "eth0", "up")
-        run("ip", "-n", guest, "route", "add", "default", "via", "172.20.100.1")
-        go.ip("addr", "add", "10.9.0.5/24", "dev", "eth0")
-        go.start("--metrics-addr", ":9092")
+def test_on_every_address_the_metrics_are_for_operators_and_never_for_a_guest(go: Node, guest: str) -> None:
+    run("ip", "-n", guest, "addr", "add", "172.20.100.77/24", "dev", "eth0")
+    run("ip", "-n", guest, "route", "add", "default", "via", "172.20.100.1")
+    go.ip("addr", "add", "10.9.0.5/24", "dev", "eth0")
+    go.start("--metrics-addr", ":9092")
 
-        def fetch(where: str, host: str, path: str) -> str:
-            return run("ip", "netns", "exec", where, sys.executable, "-c", FETCH, host, path)
+    def fetch(where: str, host: str, path: str) -> str:
+        return run("ip", "netns", "exec", where, sys.executable, "-c", FETCH, host, path)
 
-        for host in ("127.0.0.1", "10.9.0.5"):
-            assert fetch(go.name, host, "/healthz").startswith("200 ok")
-        for host in ("172.20.100.1", "10.9.0.5"):
-            assert fetch(guest, host, "/metrics").startswith("nothing:"), host
-        assert fetch(go.name, "127.0.0.1", "/readyz").startswith("200 ok")
-        seen = json.loads(fetch(go.name, "127.0.0.1", "/view.json").partition(" ")[2])
-        assert seen["phase"] == "serving" and seen["pool"]["states"]["bound"] == GO_LEASES
-        assert [(one["key"], one["link"], one["state"]) for one in seen["enis"]] == [
-            ("eni-1", "eth1", "down"),
-            ("eni-2", "eth2", "down"),
-        ]
-        assert go.ask("GET", "/v1/view")[1]["blocks"] == seen["blocks"]
-        assert go.ask("GET", "/v1/findings") == (200, {"findings": []})
-        with locked(go.site.run_lock, what="a test", owner="init"):  # so that nobody puts it right
-            go.ip("link", "del", "cni0")
-            eventually(lambda: fetch(go.name, "127.0.0.1", "/readyz").startswith("503 the bridge cni0 is not there"))
-        eventually(lambda: fetch(go.name, "127.0.0.1", "/readyz").startswith("200 ok"))
-        eventually(lambda: "master cni0" in go.ip("link", "show", "tap0"))  # plugged in again, just after the bridge
-    finally:
-        run("ip", "netns", "del", guest)
+    for host in ("127.0.0.1", "10.9.0.5"):
+        assert fetch(go.name, host, "/healthz").startswith("200 ok")
+    for host in ("172.20.100.1", "10.9.0.5"):
+        assert fetch(guest, host, "/metrics").startswith("nothing:"), host
+    assert fetch(go.name, "127.0.0.1", "/readyz").startswith("200 ok")
+    seen = json.loads(fetch(go.name, "127.0.0.1", "/view.json").partition(" ")[2])
+    assert seen["phase"] == "serving" and seen["pool"]["states"]["bound"] == GO_LEASES
+    assert [(one["key"], one["link"], one["state"]) for one in seen["enis"]] == [
+        ("eni-1", "eth1", "down"),
+        ("eni-2", "eth2", "down"),
+    ]
+    assert go.ask("GET", "/v1/view")[1]["blocks"] == seen["blocks"]
+    assert go.ask("GET", "/v1/findings") == (200, {"findings": []})
+    with locked(go.site.run_lock, what="a test", owner="init"):  # so that nobody puts it right
+        go.ip("link", "del", "cni0")
+        eventually(lambda: fetch(go.name, "127.0.0.1", "/readyz").startswith("503 the bridge cni0 is not there"))
+    eventually(lambda: fetch(go.name, "127.0.0.1", "/readyz").startswith("200 ok"))
+    eventually(lambda: "master cni0" in go.ip("link", "show", "tap0"))  # plugged in again, just after the bridge
 
 
 STORM = """
@@ -568,22 +558,14 @@ for number in range(8_000):
 
 
 @pytest.mark.root
-def test_a_storm_of_rubbish_and_of_questions_is_a_bounded_number_of_lines(go: Node) -> None:
-    guest = f"{go.name}g"
-    run("ip", "netns", "add", guest)
-    try:
-        go.ip("link", "add", "tap0", "type", "veth", "peer", "name", "eth0", "netns", guest)
-        go.ip("link", "set", "tap0", "master", "cni0", "up")
-        run("ip", "-n", guest, "link", "set", "eth0", "up")
-        run("ip", "-n", guest, "addr", "add", "169.254.7.7/16", "dev", "eth0")
-        go.start("--messages-per-second", "0", "--addresses-per-port", "0")
-        before = len(go.log().splitlines())
-        run("ip", "netns", "exec", guest, sys.executable, "-c", STORM)
-        eventually(lambda: go.ask("GET", "/v1/status")[1]["leases"]["offered"] == LAST - FIRST + 1 - GO_LEASES)
-        time.sleep(0.5)
-        assert len(go.log().splitlines()) - before < 20
-    finally:
-        run("ip", "netns", "del", guest)
+def test_a_storm_of_rubbish_and_of_questions_is_a_bounded_number_of_lines(go: Node, guest: str) -> None:
+    run("ip", "-n", guest, "addr", "add", "169.254.7.7/16", "dev", "eth0")
+    go.start("--messages-per-second", "0", "--addresses-per-port", "0")
+    before = len(go.log().splitlines())
+    run("ip", "netns", "exec", guest, sys.executable, "-c", STORM)
+    eventually(lambda: go.ask("GET", "/v1/status")[1]["leases"]["offered"] == LAST - FIRST + 1 - GO_LEASES)
+    time.sleep(0.5)
+    assert len(go.log().splitlines()) - before < 20
 
 
 @pytest.mark.root

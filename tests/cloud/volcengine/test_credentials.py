@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from loguru import logger
 
 from cocoon_net.clock import ManualClock
 from cocoon_net.cloud.volcengine.credentials import Credentials, CredentialSource, resolve
@@ -39,14 +37,6 @@ def write(tmp_path):
         return {"HOME": str(tmp_path)}
 
     return write
-
-
-@pytest.fixture
-def warnings() -> Iterator[list[str]]:
-    said: list[str] = []
-    sink = logger.add(lambda message: said.append(str(message)), level="WARNING")
-    yield said
-    logger.remove(sink)
 
 
 @pytest.fixture

@@ -148,11 +148,7 @@ def test_a_drop_behind_an_accept_does_not_matter(node):
 
 
 def test_two_nodes_share_the_rule_and_the_last_one_out_removes_it(node, node_of):
-    other = node_of("node2", "other", "172.20.101.0/24")
-    for each in (node, other):
-        each.reach("subnet", {"subnet": Subnet(each.spec.subnet, each.instance.zone)})
-        each.reach("enis", {"eni-1": Interface(each.spec.subnet, tuple(each.instance.security_groups))})
-    node.reach("ingress", wanted(node))
+    node, other = two_nodes(node, node_of)
     assert node.look("ingress")[key(node)].ours is False  # the other one's interface is in the group
     assert other.look("ingress")[key(node)].ours is False
     assert (node.look("ingress")[key(node)].owner, other.look("ingress")[key(node)].owner) == ("other", "pool")

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from loguru import logger
 
 from cocoon_net.cloud.volcengine.instance import describe
 from cocoon_net.cloud.volcengine.metadata import Metadata
@@ -18,14 +16,6 @@ THEIRS = {"cocoon-net:product": "cocoon-net", "cocoon-net:node": "another"}
 @pytest.fixture
 def node(node_of):
     return node_of()
-
-
-@pytest.fixture
-def warnings() -> Iterator[list[str]]:
-    said: list[str] = []
-    sink = logger.add(lambda message: said.append(str(message)), level="WARNING")
-    yield said
-    logger.remove(sink)
 
 
 def client(node):
