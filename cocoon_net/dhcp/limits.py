@@ -8,8 +8,8 @@ BATCH = 256
 """Frames taken per wake-up: one commit for all of them, and 10 ms of work at most. A relay's socket has room for about
 as many replies at once."""
 
-AT_ONCE = 16
-"""Seconds' worth of its messages that a port may send at once."""
+AT_ONCE = 64
+"""Seconds' worth of its messages that a port may send at once: they are read within a tenth of a second."""
 
 _RATE = 32
 
@@ -23,6 +23,6 @@ class Limits:
     rate: float = _RATE
     """Messages per second; a client that boots sends two, and retries after 4 s (RFC 2131 §4.1). More when alone."""
     burst: int = AT_ONCE * _RATE
-    """Messages at once: what stands behind one port may boot together, two hundred nested guests of it."""
+    """Messages at once: what stands behind one port may boot together, a thousand nested guests of it."""
     trusted: tuple[str, ...] = ()
     """Names or patterns of ports with a relay or a bridge of the operator's behind them."""

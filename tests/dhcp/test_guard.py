@@ -420,8 +420,8 @@ def test_zero_turns_the_share_off(pool: records.Pool) -> None:
 
 def test_a_port_has_a_burst_then_its_rate_and_its_neighbour_all_of_its_own(bridge: Bridge) -> None:
     assert bridge.guard.admit("b")
-    assert sum(bridge.guard.admit("a") for _ in range(1_000)) == 512
-    assert sum(bridge.guard.admit("b") for _ in range(400)) == 400, "two hundred nested guests that boot together"
+    assert sum(bridge.guard.admit("a") for _ in range(5_000)) == Limits().burst
+    assert sum(bridge.guard.admit("b") for _ in range(2_000)) == 2_000, "a thousand nested guests that boot together"
     bridge.guard.begin(2.0, bridge.now, bridge.ports, MANY)
     assert sum(bridge.guard.admit("a") for _ in range(1_000)) == 64
 
@@ -430,12 +430,12 @@ def test_who_speaks_alone_is_read_as_fast_as_it_goes(bridge: Bridge) -> None:
     guard = bridge.guard
     assert guard.admit("b")
     guard.begin(CONTENDED - 0.1, bridge.now, bridge.ports, MANY)
-    assert sum(guard.admit("a") for _ in range(5_000)) == 512, "its neighbour spoke a moment ago"
+    assert sum(guard.admit("a") for _ in range(5_000)) == Limits().burst, "its neighbour spoke a moment ago"
     guard.begin(CONTENDED, bridge.now, bridge.ports, MANY)
     assert all(guard.admit("a") for _ in range(5_000))
     guard.begin(CONTENDED + 1, bridge.now, bridge.ports, MANY)
     assert guard.admit("b")
-    assert sum(guard.admit("a") for _ in range(5_000)) < 600, "from the first word of a neighbour on"
+    assert sum(guard.admit("a") for _ in range(5_000)) < Limits().burst + 100, "from the first word of a neighbour on"
 
 
 def test_where_few_speak_nobody_is_held_to_a_rate(bridge: Bridge) -> None:
@@ -446,7 +446,7 @@ def test_where_few_speak_nobody_is_held_to_a_rate(bridge: Bridge) -> None:
         guard.begin(1.0, bridge.now, bridge.ports, FEW)
         assert all(guard.admit("a") for _ in range(FEW))
     guard.begin(1.1, bridge.now, bridge.ports, MANY)
-    assert sum(guard.admit("a") for _ in range(5_000)) == 512, "and that did not use up what it may say at once"
+    assert sum(guard.admit("a") for _ in range(5_000)) == Limits().burst, "and that used nothing up"
 
 
 def test_zero_turns_the_rate_off(pool: records.Pool) -> None:
@@ -458,7 +458,7 @@ def test_zero_turns_the_rate_off(pool: records.Pool) -> None:
 def test_a_port_that_sends_more_than_a_batch_takes_is_held_to_its_rate(bridge: Bridge) -> None:
     """Its neighbours may be waiting behind it, unheard."""
     bridge.guard.begin(1.0, bridge.now, bridge.ports, BATCH)
-    assert sum(bridge.guard.admit("a") for _ in range(5_000)) == 512
+    assert sum(bridge.guard.admit("a") for _ in range(5_000)) == Limits().burst
     bridge.guard.begin(1.1, bridge.now, bridge.ports, BATCH - 1)
     assert all(bridge.guard.admit("a") for _ in range(5_000))
 
@@ -472,7 +472,7 @@ def test_the_only_port_of_a_bridge_keeps_nobody_waiting(pool: records.Pool) -> N
 def test_who_floods_is_muted_for_a_moment_and_then_heard_again(bridge: Bridge) -> None:
     assert MUTE_FOR < 0.5, "a client asks again after a second or more, and is heard then"
     bridge.guard.admit("b")
-    for _ in range(512 + MUTE_AFTER):
+    for _ in range(Limits().burst + MUTE_AFTER):
         bridge.guard.admit("a")
     assert bridge.guard.due(0.0)
     assert bridge.guard.quiet(0.0) == ["a"]
