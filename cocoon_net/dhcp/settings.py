@@ -37,6 +37,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _TERMS = {"lease-time": "lease", "offer-time": "offer", "cooling-time": "cooling", "quarantine-time": "quarantine"}
 _LONGEST = 0xFFFF_FFFE
+_SHORTEST = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,9 @@ def parse(text: str, where: str = "dhcp.toml") -> Settings:
 
     for key, value in data.items():
         match key:
-            case "lease-time" | "offer-time" | "cooling-time" | "quarantine-time":
+            case "lease-time":
+                terms["lease"] = read(key, _lease_time, value)
+            case "offer-time" | "cooling-time" | "quarantine-time":
                 terms[_TERMS[key]] = read(key, duration, value)
             case "rapid-commit":
                 terms["rapid_commit"] = read(key, _switch, value)
@@ -115,6 +118,14 @@ def duration(text: Any) -> int:
     seconds = int(found[1]) * _SECONDS[found[2]]
     if not seconds <= _LONGEST:
         raise ValueError(f"{text!r} is longer than DHCP can say")
+    return seconds
+
+
+def _lease_time(text: Any) -> int:
+    """Read a time that T1 and T2 fit into, one after the other (RFC 2131 §4.4.5). Raises ValueError."""
+    seconds = duration(text)
+    if seconds < _SHORTEST:
+        raise ValueError(f"{text!r} is shorter than three seconds")
     return seconds
 
 

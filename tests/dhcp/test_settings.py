@@ -52,6 +52,8 @@ def test_nothing_set_is_the_default() -> None:
     [
         ('lease-time = "1 day"', "not a time like 90s"),
         ("lease-time = 3600", "not a time like 90s"),
+        ('lease-time = "0s"', "shorter than three seconds"),  # a reply would have no lease time at all
+        ('lease-time = "2s"', "shorter than three seconds"),  # its T1 and T2 would be one moment (RFC 2131 §4.4.5)
         ('lease-time = "99999999d"', "longer than DHCP can say"),
         ('rapid-commit = "yes"', "neither true nor false"),
         ('domain = "-bad.example"', "not a domain name"),
