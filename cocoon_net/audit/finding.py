@@ -24,6 +24,7 @@ class Source(StrEnum):
     CLOUD = "cloud"
     METADATA = "metadata"
     KERNEL = "kernel"
+    GUEST = "guest"
     LEDGER = "ledger"
     FILE = "file"
 
@@ -69,6 +70,9 @@ class Kind(StrEnum):
     LEASE_FILE = "lease-file"
     DHCP_PORT = "dhcp-port"
     CLOCK = "clock"
+    ADDRESS_QUARANTINED = "address-quarantined"
+    PORT_REFUSED = "port-refused"
+    """The last two are what guests do, which no audit looks at: the daemon sees them itself."""
 
 
 AREAS: Mapping[Kind, str] = {
@@ -99,6 +103,8 @@ AREAS: Mapping[Kind, str] = {
     Kind.LEASE_FILE: "leases",
     Kind.DHCP_PORT: "dhcp port",
     Kind.CLOCK: "clock",
+    Kind.ADDRESS_QUARANTINED: "guests",
+    Kind.PORT_REFUSED: "guests",
 }
 """Kind -> the area that must have been looked at to say that it is gone: a step's name, or a check of the audit's."""
 

@@ -88,6 +88,7 @@ class Finding:
     total: int = 0
     at: int = 0
     told: int = 0
+    since: int = 0
 
 
 class Guard:
@@ -297,7 +298,7 @@ class Guard:
     def _note(self, port: str, reason: Reason, mac: bytes) -> None:
         finding = self._findings.get((port, reason))
         if finding is None:
-            finding = self._findings[port, reason] = Finding(port, reason)
+            finding = self._findings[port, reason] = Finding(port, reason, since=self._now)
         finding.count += 1
         finding.total += 1
         finding.at = self._now

@@ -9,18 +9,19 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cocoon_net import records
-from cocoon_net.audit.finding import Kind
+from cocoon_net.audit.finding import Finding, Kind
 from cocoon_net.audit.register import Register
 from cocoon_net.clock import Clock
 from cocoon_net.engine.journal import Journal
 from cocoon_net.errors import CocoonError
 from cocoon_net.site import Site
 from cocoon_net.store import open_database
-from cocoon_net.supervisor import board, view
+from cocoon_net.supervisor import board, guests, view
 from cocoon_net.supervisor.feed import Feed
 from cocoon_net.supervisor.lifecycle import ANSWERING, Lifecycle
 from cocoon_net.supervisor.metrics import Readings
@@ -77,7 +78,7 @@ class Dashboard:
                 journal.answers.read(),
                 workflow=view.workflow(journal),
                 room=view.room(journal, len(self._pool().addresses)),
-                findings=register.counts(),
+                findings={**register.counts(), **Counter(finding.kind for finding in self._of_guests())},
                 audited=register.last(),
                 mended=self._mended(),
             )
@@ -95,7 +96,7 @@ class Dashboard:
                 self._pool(),
                 (*self._server.others(), *self._server.offers(), *self._server.leases()),
                 daemon=view.Daemon(self._life.phase.value, self._life.reason),
-                findings=[finding.as_json() for finding in register.open_findings()],
+                findings=[finding.as_json() for finding in (*register.open_findings(), *self._of_guests())],
                 withdrawn=register.withdrawn(),
                 wrong_links=survey.nics.wrong if survey else {},
                 events=self.feed.latest(),
@@ -113,9 +114,12 @@ class Dashboard:
         return board.status(self._life, self._pool(), self._server.snapshot(), self._survey(), self._server.findings())
 
     def findings(self) -> list[dict[str, Any]]:
-        """Return what is wrong now, the oldest first."""
+        """Return what is wrong now: what audits found, the oldest first, then what guests do."""
         with self._books() as (_, register):
-            return [finding.as_json() for finding in register.open_findings()]
+            return [finding.as_json() for finding in (*register.open_findings(), *self._of_guests())]
+
+    def _of_guests(self) -> list[Finding]:
+        return guests.findings(self._server.others(), self._server.findings(), self._clock.now())
 
     def unhealthy(self) -> str:
         """Return why the process should be restarted; empty while its DHCP loop does its work."""

@@ -132,7 +132,7 @@ class _Collector:
             ("secondary_nics", "Secondary links of the pool, expected and present.", "state", now.nics),
             ("dhcp_addresses", "Addresses of the pool, by the state of their lease.", "state", now.leases),
             ("differences", "Differences between kernel and database, last confirmed.", "kind", now.differences),
-            ("findings", "Findings of the audit that are open.", "kind", now.findings),
+            ("findings", "Findings that are open, of audits and of what guests do.", "kind", now.findings),
             ("lifecycle", "Where the service stands: 1 at its phase.", "phase", _one_of(Phase, now.phase)),
             ("dhcp_pool_room", "Addresses that each limit would let the pool have besides.", "limit", now.room),
         )
