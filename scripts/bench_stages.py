@@ -37,6 +37,7 @@ from cocoon_net.dhcp.trace import Trace
 from cocoon_net.events import Bus
 from cocoon_net.lab.load import broadcast
 from cocoon_net.store import open_database
+from cocoon_net.supervisor import collector
 from cocoon_net.supervisor.narrator import Narrator
 
 SUBNET, GATEWAY = IPv4Network("172.20.0.0/16"), IPv4Address("172.20.0.1")
@@ -143,8 +144,9 @@ class Bench:
 
 def measure(size: int) -> dict[str, float]:
     """Return each stage's microseconds per lease."""
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, collector.resting():
         bench, leases = Bench(size, Path(directory)), min(LEASES, size)
+        collector.settle()  # as in the daemon
         for begin in range(0, leases, WINDOW):
             bench.lease([b"\x02\0" + number.to_bytes(4) for number in range(begin, min(begin + WINDOW, leases))])
         assert len(bench.routes) == leases
